@@ -1,7 +1,8 @@
 """Plan robot actions to a goal image with a frozen video encoder and a small action-conditioned world model.
 
-Three calls are the front door; everything else is in `wm_plan.envs`, `wm_plan.planners`, `wm_plan.world_model`
-and `wm_plan.evaluation`. Names load when they are first used, so `import wm_plan` is free of torch and mujoco.
+Three calls are the front door; everything else is in `wm_plan.envs`, `wm_plan.planners`,
+`wm_plan.world_model` and `wm_plan.evaluation`. Names load when they are first used, so that
+`import wm_plan` is free of torch and mujoco.
 """
 
 from __future__ import annotations

@@ -1,0 +1,392 @@
+"""What every command shares: flags, overrides, exit codes, one JSON object on stdout.
+
+A command is one file that builds a `Command` and names its `main`:
+
+    def add_flags(parser):                     # argparse flags of this command only
+        parser.add_argument("--episodes", type=int, default=100, help="...")
+
+    def select(flags) -> list[str]:            # hydra group choices and plain values, made before composing
+        return [f"task={flags.env}"]
+
+    def configure(config, flags) -> None:      # paths and values set after composing
+        config.seed = flags.seed
+
+    def run(job: Job) -> int:                  # the work; raise ValueError for what the user must mend
+        job.say("written to ...")              # stderr, unless --quiet
+        job.print_result({"env": ...}, text="a table for people")
+        return DONE                            # or NOT_REACHED
+
+    COMMAND = Command("wm-x", "One sentence.", run=run, add_flags=add_flags, flags=("env", "seed", "out"),
+                      config="x", select=select, configure=configure, examples=("wm-x --env reacher",))
+    main = COMMAND.main                        # the console script; `main(argv) -> exit code`
+
+Nothing heavy is imported at the top of a command's file: `--help` must answer at once. `config` names
+`configs/<config>.yaml`; without it the command takes no overrides. `run` imports what it needs.
+
+Exit codes: 0 done (and reached), 3 done but the goal was not reached, 2 wrong input (one line on stderr,
+no traceback), 130 stopped with Ctrl-C, 1 a bug of ours (traceback). Every `ValueError`, `ImportError` and
+`UserInputError` that our own code raises is wrong input; one that comes from inside another library is a bug.
+Progress and messages go to stderr. With `--json` stdout carries exactly one JSON object, whatever a
+library prints.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import dis
+import errno
+import json
+import math
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+DONE, BUG, WRONG_INPUT, NOT_REACHED, INTERRUPTED = 0, 1, 2, 3, 130
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+_OWN_FOLDERS = tuple(
+    str(folder.resolve()) + os.sep
+    for folder in (_PACKAGE, *(_PACKAGE / name for name in ("envs", "planners", "world_model", "configs")))
+)
+
+
+class UserInputError(ValueError):
+    """Wrong input, said in one line: what was given, what is allowed, what to do."""
+
+
+def did_you_mean(given: str, known: Sequence[str]) -> str:
+    """Give ` Did you mean 'cem'?`, or nothing when no known name is near."""
+    near = difflib.get_close_matches(given, known, n=1, cutoff=0.55)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+# --- flags ----------------------------------------------------------------------------------------------
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserInputError(f"{message}. See {self.prog} --help.")
+
+
+def positive_int(text: str) -> int:
+    """Read a whole number of at least 1 (an argparse type)."""
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is too small; it must be at least 1")
+    return value
+
+
+def seed_int(text: str) -> int:
+    """Read a seed: a whole number from 0 to 2**31 - 1 (an argparse type)."""
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+    if not 0 <= value < 2**31:
+        raise argparse.ArgumentTypeError(f"{text} is out of range; seeds go from 0 to 2147483647")
+    return value
+
+
+def _add_shared_flag(parser: argparse.ArgumentParser, name: str) -> None:
+    match name:
+        case "env":
+            parser.add_argument("--env", metavar="NAME", help="the task; --list names the built-in ones")
+        case "model":
+            parser.add_argument("--model", metavar="DIR", help="a predictor of your own, made by wm-train")
+        case "seed":
+            parser.add_argument(
+                "--seed", type=seed_int, metavar="N", help="seed of all that is random (default 0)"
+            )
+        case "out":
+            parser.add_argument(
+                "--out",
+                type=Path,
+                metavar="DIR",
+                help="where to write (default: a new numbered folder in runs/)",
+            )
+            parser.add_argument("--overwrite", action="store_true", help="write even if --out is not empty")
+        case "resume":
+            parser.add_argument("--resume", action="store_true", help="go on where the run in --out stopped")
+        case "device":
+            parser.add_argument(
+                "--device", choices=("cpu", "cuda", "mps"), help="device of the model (default cpu)"
+            )
+            parser.add_argument(
+                "--threads",
+                type=positive_int,
+                metavar="N",
+                help="CPU threads (default 1; wm-doctor measures)",
+            )
+        case "list":
+            parser.add_argument("--list", action="store_true", help="list what exists and stop")
+        case _:
+            raise AssertionError(f"no shared flag {name!r}")
+
+
+# --- a command ------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Job:
+    """One run of a command: its flags, its composed config and the way to speak to the user."""
+
+    flags: argparse.Namespace
+    config: Any
+    """The composed and validated config (an OmegaConf `DictConfig`), or None for a command without one."""
+
+    folder: Path | None = None
+    """The output folder that a sweep chose for this job; None outside a sweep."""
+
+    results: list[dict[str, Any]] = field(default_factory=list)
+    objective: float = math.nan
+    """What a sweeper minimises; set it in `run` where there is such a number."""
+
+    _stdout: IO[str] = field(default_factory=lambda: sys.stdout)
+
+    @property
+    def console(self) -> Console:
+        """A rich console on stderr for progress bars; silent with `--quiet`."""
+        from rich.console import Console
+
+        return Console(stderr=True, quiet=self.flags.quiet, highlight=False)
+
+    def say(self, message: str) -> None:
+        """Write a line to stderr, unless `--quiet`."""
+        if not self.flags.quiet:
+            print(message, file=sys.stderr)  # noqa: T201
+
+    def warn(self, message: str) -> None:
+        """Write one warning line to stderr, also with `--quiet`."""
+        print(f"warning: {' '.join(message.split())}", file=sys.stderr)  # noqa: T201
+
+    def print_result(self, result: dict[str, Any], text: str = "") -> None:
+        """Print on stdout `result` as JSON (with `--json`) or `text`; a sweep keeps it for its own result."""
+        self.results.append(result)
+        if self.folder is None:
+            write_result(self._stdout, result if self.flags.json else None, text)
+
+
+@dataclass
+class Command:
+    """A console script; see the module's docstring for how one is written."""
+
+    name: str
+    summary: str
+    run: Callable[[Job], int]
+    add_flags: Callable[[argparse.ArgumentParser], None] = lambda parser: None
+    flags: tuple[str, ...] = ()
+    """The shared flags that it takes: env, model, seed, out (--overwrite), resume, device (--threads), list."""
+
+    config: str | None = None
+    select: Callable[[argparse.Namespace], list[str]] = lambda flags: []
+    configure: Callable[[Any, argparse.Namespace], None] = lambda config, flags: None
+    examples: tuple[str, ...] = ()
+
+    def main(self, argv: Sequence[str] | None = None) -> int:
+        """Run the command and give its exit code; never lets an exception out."""
+        try:
+            flags, overrides = self.parse(list(sys.argv[1:] if argv is None else argv))
+            with _stdout_reserved() as stdout:
+                return self._run(flags, overrides, stdout)
+        except SystemExit as stop:  # argparse's --help
+            return int(stop.code or 0)
+        except KeyboardInterrupt:
+            _complain(f"{self.name}: stopped by Ctrl-C")
+            return INTERRUPTED
+        except BrokenPipeError:  # the reader of our stdout went away, as `| head` does
+            return DONE
+        except Exception as error:
+            if is_users_mistake(error):
+                _complain(f"{self.name}: {one_line(error)}")
+                return WRONG_INPUT
+            traceback.print_exc()
+            _complain(f"{self.name}: this is a bug of wm-plan, please report it with the lines above")
+            return BUG
+
+    def parse(self, argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+        """Split a command line into flags and overrides; they may stand in any order."""
+        parser = self._parser()
+        flags, rest = parser.parse_known_args(_join_negative_values(argv, parser))
+        known_flags = [flag for action in parser._actions for flag in action.option_strings]
+        for argument in rest:
+            if argument.startswith("-"):
+                raise UserInputError(
+                    f"unknown flag {argument!r}.{did_you_mean(argument, known_flags)} See {self.name} --help."
+                )
+            if self.config is None:
+                raise UserInputError(f"unexpected argument {argument!r}. See {self.name} --help.")
+            if "=" not in argument and not argument.startswith("~"):
+                raise UserInputError(
+                    f"unexpected argument {argument!r}. Flags start with --, overrides are like planner.horizon=8."
+                )
+        return flags, rest
+
+    def _parser(self) -> argparse.ArgumentParser:
+        parser = _Parser(
+            prog=self.name,
+            description=self.summary,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            usage=f"{self.name} [flags]" + (" [overrides]" if self.config else ""),
+            epilog=self._epilog(),
+        )
+        for name in self.flags:
+            _add_shared_flag(parser, name)
+        self.add_flags(parser)
+        parser.add_argument("--json", action="store_true", help="print exactly one JSON object on stdout")
+        parser.add_argument("--quiet", action="store_true", help="no progress bar and no messages")
+        if self.config:
+            parser.add_argument(
+                "--dry-run",
+                action="store_true",
+                help="check all input, print the config, stop",
+            )
+            parser.add_argument(
+                "-m",
+                "--multirun",
+                action="store_true",
+                help="sweep: overrides may list values, as in seed=0,1,2",
+            )
+        return parser
+
+    def _epilog(self) -> str:
+        lines = []
+        if self.examples:
+            lines += ["examples:", *(f"  {example}" for example in self.examples), ""]
+        if self.config:
+            lines += [
+                "overrides: any value that --dry-run prints, such as planner.num_samples=512",
+                "",
+            ]
+        reached = ", 3 done but the goal was not reached" if self.name == "wm-plan" else ""
+        lines.append(f"exit codes: 0 done{reached}, 2 wrong input, 1 a bug of ours")
+        return "\n".join(lines)
+
+    def _run(self, flags: argparse.Namespace, overrides: list[str], stdout: IO[str]) -> int:
+        if self.config is None or getattr(flags, "list", False):
+            return self.run(Job(flags, None, _stdout=stdout))
+        if flags.multirun:
+            from .sweep import run_sweep
+
+            return run_sweep(self, flags, overrides, stdout)
+        from .compose import compose
+
+        config = compose(self.config, [*self.select(flags), *overrides])
+        self.configure(config, flags)
+        return self.run(Job(flags, config, _stdout=stdout))
+
+
+# --- errors ---------------------------------------------------------------------------------------------
+
+
+def is_users_mistake(error: BaseException) -> bool:
+    """Tell wrong input (a ValueError or ImportError that our own code raises, a full disk) from a bug."""
+    if isinstance(error, UserInputError):
+        return True
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if not isinstance(error, ValueError | ImportError):
+        return False
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    if last is None:
+        return False
+    code = last.tb_frame.f_code
+    said_on_purpose = code.co_code[last.tb_lasti] == dis.opmap["RAISE_VARARGS"]  # and not by int("x"), say
+    return said_on_purpose and os.path.realpath(code.co_filename).startswith(_OWN_FOLDERS)
+
+
+def one_line(error: BaseException) -> str:
+    """Give an error's message on one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _complain(line: str) -> None:
+    with suppress(OSError):
+        print(line, file=sys.stderr, flush=True)  # noqa: T201
+
+
+# --- stdout ---------------------------------------------------------------------------------------------
+
+
+def write_result(stdout: IO[str], result: dict[str, Any] | None, text: str = "") -> None:
+    """Write one JSON object, or else the text, and flush."""
+    line = json.dumps(as_json(result), allow_nan=False) if result is not None else text
+    if line:
+        stdout.write(line + "\n")
+        stdout.flush()
+
+
+def as_json(value: Any) -> Any:  # noqa: ANN401
+    """Make a value fit for strict JSON: arrays become lists, paths strings, and a non-finite number null."""
+    if isinstance(value, dict):
+        return {str(key): as_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set):
+        return [as_json(item) for item in value]
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "tolist"):  # numpy and torch, scalars and arrays
+        return as_json(value.tolist())
+    raise TypeError(f"{type(value).__name__} does not fit into JSON")
+
+
+@contextmanager
+def _stdout_reserved() -> Iterator[IO[str]]:
+    """Keep stdout for the result: until the end, whatever else is printed, also by C code, goes to stderr."""
+    try:
+        sys.stdout.flush()
+        saved = os.dup(sys.stdout.fileno())
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    except (
+        OSError,
+        ValueError,
+        AttributeError,
+    ):  # no file descriptors: stdout is captured, as in a notebook
+        stdout, sys.stdout = sys.stdout, sys.stderr
+        try:
+            yield stdout
+        finally:
+            sys.stdout = stdout
+        return
+    try:
+        with open(saved, "w", encoding="utf-8", closefd=False) as stdout:
+            yield stdout
+    finally:
+        with suppress(OSError, ValueError):
+            sys.stdout.flush()
+        os.dup2(saved, 1)
+        os.close(saved)
+
+
+def _join_negative_values(argv: Sequence[str], parser: argparse.ArgumentParser) -> list[str]:
+    """Join `--goal-state -0.3,1.2` into one argument: argparse would read the value as a flag."""
+    takes_value = {
+        flag for action in parser._actions if action.nargs is None for flag in action.option_strings
+    }
+    joined: list[str] = []
+    for argument in argv:
+        negative = len(argument) > 1 and argument[0] == "-" and (argument[1].isdigit() or argument[1] == ".")
+        if negative and joined and joined[-1] in takes_value:
+            joined[-1] = f"{joined[-1]}={argument}"
+        else:
+            joined.append(argument)
+    return joined

@@ -1,0 +1,124 @@
+"""`-m`: run a command once for every combination of overrides, by hydra's sweepers and launchers.
+
+Every job writes into its own numbered folder below `--out`. `hydra/launcher=submitit_slurm` and
+`hydra/sweeper=optuna` work as with any hydra program; what a sweeper minimises is the job's `objective`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import OverrideParseException
+from omegaconf import DictConfig
+
+from wm_plan.output_folder import check_output_folder, next_numbered
+
+from .compose import CONFIG_FOLDER, compose, register
+from .front import (
+    DONE,
+    NOT_REACHED,
+    WRONG_INPUT,
+    Command,
+    Job,
+    UserInputError,
+    is_users_mistake,
+    one_line,
+    write_result,
+)
+
+
+def run_sweep(command: Command, flags: argparse.Namespace, overrides: Sequence[str], stdout: IO[str]) -> int:
+    """Run all the jobs of a sweep; exit code 2 if one had wrong input, else 3 if one did not reach its goal.
+
+    Raises:
+        UserInputError: an override that does not compose; said before any job runs.
+    """
+    assert command.config is not None
+    selected = command.select(flags)
+    _check_overrides(command.config, selected, overrides)
+    out = getattr(flags, "out", None) or next_numbered(f"{command.name.removeprefix('wm-')}-sweep")
+    check_output_folder(out, overwrite=getattr(flags, "overwrite", False))
+    jobs: list[dict[str, Any]] = []
+
+    def run_job(config: DictConfig) -> float:
+        settings = HydraConfig.get()
+        folder = Path(settings.runtime.output_dir)
+        job = Job(flags, config, folder=folder)
+        entry: dict[str, Any] = {"overrides": list(settings.overrides.task), "folder": folder}
+        try:
+            command.configure(config, flags)
+            entry["exit_code"] = command.run(job)
+            entry["result"] = job.results[-1] if job.results else None
+        except Exception as error:
+            if not is_users_mistake(error):
+                raise
+            entry |= {"exit_code": WRONG_INPUT, "error": one_line(error)}
+            job.warn(f"job {folder.name}: {entry['error']}")
+        jobs.append(entry)
+        return job.objective
+
+    arguments = ["-m", *selected, *overrides, *_hydra_settings(out)]
+    before = sys.argv
+    sys.argv = [command.name, *arguments]
+    try:
+        register(command.config)
+        hydra.main(version_base="1.3", config_path=str(CONFIG_FOLDER), config_name=command.config)(run_job)()
+    finally:
+        sys.argv = before
+    write_result(stdout, {"out": out, "jobs": jobs} if flags.json else None, _table(out, jobs))
+    codes = [job["exit_code"] for job in jobs]
+    return next((code for code in (WRONG_INPUT, NOT_REACHED) if code in codes), max(codes, default=DONE))
+
+
+def _hydra_settings(out: Path) -> list[str]:
+    """Have hydra write below `out` and keep quiet; the path is quoted, as it may hold any sign."""
+    path = str(out.absolute()).replace("\\", "\\\\").replace("'", "\\'").replace("${", "\\${")
+    return [
+        f"hydra.sweep.dir='{path}'",
+        "hydra.sweep.subdir=${hydra.job.num}",
+        "hydra.output_subdir=null",
+        "hydra.job.chdir=false",
+        "hydra/hydra_logging=disabled",
+        "hydra/job_logging=disabled",
+    ]
+
+
+def _check_overrides(name: str, selected: Sequence[str], overrides: Sequence[str]) -> None:
+    """Compose once for every value of every swept override, so that a mistake is one line and comes first."""
+    fixed: list[str] = [*selected]
+    swept: list[Override] = []
+    for text in overrides:
+        try:
+            override = OverridesParser.create().parse_override(text)
+        except OverrideParseException as error:
+            raise UserInputError(f"bad override {text!r}: {one_line(error)}") from error
+        if text.startswith("hydra"):
+            continue
+        if override.is_sweep_override():
+            swept.append(override)
+        else:
+            fixed.append(text)
+    compose(name, fixed)
+    for override in swept:
+        for value in _values(override):
+            compose(name, [*fixed, f"{override.get_key_element()}={value}"])
+
+
+def _values(override: Override) -> list[str]:
+    return list(override.sweep_string_iterator()) if override.is_discrete_sweep() else []
+
+
+def _table(out: Path, jobs: Sequence[dict[str, Any]]) -> str:
+    words = {DONE: "done", NOT_REACHED: "not reached", WRONG_INPUT: "wrong input"}
+    lines = [
+        f"{job['folder'].name:>4}  {words[job['exit_code']]:<12} {' '.join(job['overrides'])}" for job in jobs
+    ]
+    return "\n".join([*lines, f"{len(jobs)} jobs, in {out}"])
