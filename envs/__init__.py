@@ -1,0 +1,51 @@
+"""MuJoCo tasks, their looks and goals, and rolling out a policy into plain episodes."""
+
+from typing import TYPE_CHECKING, Any
+
+from .gl import GraphicsError, choose_backend
+from .looks import DEFAULT_MUJOCO, PLAIN, Look, LookRanges, sample_look
+from .registration import gymnasium_id, make, register_envs, task_names
+
+if TYPE_CHECKING:
+    from .policies import Policy, make_policy
+    from .rollout import Episode, collect_episode
+    from .task import TaskEnv
+
+__all__ = [
+    "DEFAULT_MUJOCO",
+    "PLAIN",
+    "Episode",
+    "GraphicsError",
+    "Look",
+    "LookRanges",
+    "Policy",
+    "TaskEnv",
+    "choose_backend",
+    "collect_episode",
+    "gymnasium_id",
+    "make",
+    "make_policy",
+    "register_envs",
+    "sample_look",
+    "task_names",
+]
+
+_NEED_MUJOCO = {
+    "Episode": "rollout",
+    "Policy": "policies",
+    "TaskEnv": "task",
+    "collect_episode": "rollout",
+    "make_policy": "policies",
+}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401
+    """Load the names that need MuJoCo when they are first used."""
+    if name not in _NEED_MUJOCO:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f".{_NEED_MUJOCO[name]}", __name__), name)
+
+
+register_envs()

@@ -1,0 +1,171 @@
+"""How a scene is drawn: the fast plain look, the simulator's own, and random ones.
+
+A look changes pixels and nothing else: physics never sees it.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+RGB = tuple[float, float, float]
+
+FLOOR_TEXTURES = ("flat", "checker", "stripes", "clouds", "grain")
+"""Grey patterns that every task carries, tinted by `floor_rgb`."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """One way to draw a task. `None` everywhere means: as the task's own model has it.
+
+    Colours are in [0, 1]. The camera's fields are relative to its own pose: the shift as a fraction of its
+    distance from the floor (right, up, away), turns in radians, zoom as a factor on the picture's size.
+    """
+
+    shadows: bool = False
+    shadow_map_size: int = 2048
+    reflections: bool = False
+    skybox: bool = False
+    haze: bool = False
+    samples: int = 4
+    """Multisample antialiasing; 0 is off. Mesa's software renderer knows only 0 and 4."""
+    light_direction: tuple[float, float, float] | None = None
+    light_rgb: RGB | None = None
+    ambient_rgb: RGB | None = None
+    agent_rgb: RGB | None = None
+    effector_rgb: RGB | None = None
+    floor_rgb: RGB | None = None
+    wall_rgb: RGB | None = None
+    floor_texture: str | None = None
+    """One of `FLOOR_TEXTURES`."""
+    target_visible: bool = False
+    target_position: tuple[float, float] | None = None
+    """[m]; the task's own place when not given."""
+    target_rgb: RGB | None = None
+    occluder: tuple[float, float, float] | None = None
+    """A dark disc between camera and scene: x [m], y [m], radius [m]."""
+    camera_shift: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    camera_tilt: tuple[float, float] = (0.0, 0.0)
+    """Turn about the picture's horizontal and vertical axis [rad]."""
+    camera_roll: float = 0.0
+    camera_zoom: float = 1.0
+    gain: RGB = (1.0, 1.0, 1.0)
+    """The sensor's gain in each colour channel."""
+    noise_std: float = 0.0
+    """Of the sensor, in grey levels of 255."""
+    noise_seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be drawn."""
+        if self.floor_texture is not None and self.floor_texture not in FLOOR_TEXTURES:
+            raise ValueError(
+                f"Unknown floor texture {self.floor_texture!r}. Known floor textures: {', '.join(FLOOR_TEXTURES)}"
+            )
+        if self.samples not in (0, 2, 4, 8):
+            raise ValueError(f"samples must be 0, 2, 4 or 8, got {self.samples}")
+
+
+PLAIN = Look()
+"""The fast look that logs, goals and controllers use: no shadows, reflections, skybox or haze, target hidden."""
+
+DEFAULT_MUJOCO = Look(shadows=True, reflections=True, skybox=True, haze=True, target_visible=True)
+"""What the simulator draws when nobody changes a setting, the task's own target included."""
+
+
+@dataclass(frozen=True)
+class LookRanges:
+    """The ranges that `sample_look` draws from, each uniformly unless said."""
+
+    shadow_rate: float = 0.15
+    """Fraction of looks with shadows: in software a shadow map costs many times the frame itself."""
+    shadow_map_size: int = 512
+    light_tilt: tuple[float, float] = (0.0, 0.9)
+    """Angle of the light from straight above [rad]; its azimuth is any."""
+    light_level: tuple[float, float] = (0.35, 0.9)
+    light_tint: float = 0.12
+    """Half width of a channel's own factor on the light."""
+    ambient_level: tuple[float, float] = (0.15, 0.5)
+    own_colour_rate: float = 0.25
+    """Fraction of looks in which a part keeps its own colour; each part decides alone."""
+    colour: tuple[float, float] = (0.05, 0.95)
+    contrast: float = 0.35
+    """The least distance in RGB between the floor and the parts that move on it."""
+    own_floor_rate: float = 0.25
+    target_rate: float = 0.3
+    target_radius: float = 0.25
+    """The target lies anywhere in the square of this half width about the origin [m]."""
+    camera_shift: float = 0.03
+    camera_tilt: float = 0.03
+    camera_roll: float = 0.04
+    camera_zoom: tuple[float, float] = (0.95, 1.05)
+    gain: tuple[float, float] = (0.8, 1.2)
+    white_balance: float = 0.08
+    noise_std: tuple[float, float] = (0.0, 5.0)
+
+
+def sample_look(rng: np.random.Generator, ranges: LookRanges | None = None, samples: int = PLAIN.samples) -> Look:
+    """Draw a varied look: light, colours, floor, shadows, target, camera and sensor.
+
+    Args:
+        rng: the same state gives the same look.
+        ranges: what may be drawn; `LookRanges()` when not given.
+        samples: multisample antialiasing of the drawn look.
+    """
+    ranges = ranges or LookRanges()
+    floor = _colour(rng, ranges)
+    tilt, azimuth = rng.uniform(*ranges.light_tilt), rng.uniform(-math.pi, math.pi)
+    light = rng.uniform(*ranges.light_level) * rng.uniform(1 - ranges.light_tint, 1 + ranges.light_tint, 3)
+    ambient = rng.uniform(*ranges.ambient_level)
+    gain = rng.uniform(*ranges.gain) * rng.uniform(1 - ranges.white_balance, 1 + ranges.white_balance, 3)
+    keeps_floor = rng.random() < ranges.own_floor_rate
+    reference = (0.2, 0.3, 0.4) if keeps_floor else floor
+    target = tuple(float(value) for value in rng.uniform(-ranges.target_radius, ranges.target_radius, 2))
+    return Look(
+        samples=samples,
+        shadows=bool(rng.random() < ranges.shadow_rate),
+        shadow_map_size=ranges.shadow_map_size,
+        light_direction=(
+            float(math.sin(tilt) * math.cos(azimuth)),
+            float(math.sin(tilt) * math.sin(azimuth)),
+            float(-math.cos(tilt)),
+        ),
+        light_rgb=_rgb(light),
+        ambient_rgb=_rgb(np.full(3, ambient)),
+        floor_rgb=None if keeps_floor else floor,
+        floor_texture=None if keeps_floor else str(rng.choice(FLOOR_TEXTURES)),
+        agent_rgb=_part_colour(rng, ranges, reference),
+        effector_rgb=_part_colour(rng, ranges, reference),
+        wall_rgb=_part_colour(rng, ranges, reference),
+        target_visible=bool(rng.random() < ranges.target_rate),
+        target_position=(target[0], target[1]),
+        target_rgb=_part_colour(rng, ranges, reference),
+        camera_shift=_rgb(rng.uniform(-ranges.camera_shift, ranges.camera_shift, 3)),
+        camera_tilt=(_symmetric(rng, ranges.camera_tilt), _symmetric(rng, ranges.camera_tilt)),
+        camera_roll=_symmetric(rng, ranges.camera_roll),
+        camera_zoom=float(rng.uniform(*ranges.camera_zoom)),
+        gain=_rgb(gain),
+        noise_std=float(rng.uniform(*ranges.noise_std)),
+        noise_seed=int(rng.integers(2**31)),
+    )
+
+
+def _rgb(values: np.ndarray) -> RGB:
+    return float(values[0]), float(values[1]), float(values[2])
+
+
+def _symmetric(rng: np.random.Generator, half_width: float) -> float:
+    return float(rng.uniform(-half_width, half_width))
+
+
+def _colour(rng: np.random.Generator, ranges: LookRanges) -> RGB:
+    return _rgb(rng.uniform(*ranges.colour, 3))
+
+
+def _part_colour(rng: np.random.Generator, ranges: LookRanges, floor: RGB) -> RGB | None:
+    """A colour that stands out from the floor, or None for the part's own."""
+    if rng.random() < ranges.own_colour_rate and math.dist(floor, (0.7, 0.5, 0.3)) >= ranges.contrast:
+        return None
+    while True:
+        colour = _colour(rng, ranges)
+        if math.dist(colour, floor) >= ranges.contrast:
+            return colour

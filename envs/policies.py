@@ -1,0 +1,83 @@
+"""Policies that make logs: a random one for every task, and a scripted walk through waypoints."""
+
+import difflib
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import Float, Float32
+
+from .task import State, TaskEnv
+
+
+class Policy(Protocol):
+    """Anything that chooses actions; it may know the true state, since it only makes logs."""
+
+    def act(self, step: int, state: State) -> Float32[np.ndarray, " action"]:
+        """The action at env step `step` of an episode, inside the bounds; step 0 starts a new episode."""
+        ...
+
+
+class RandomPolicy:
+    """Correlated noise, held for `frame_skip` env steps, of a strength drawn anew for each episode.
+
+    The noise follows a <- .8 a + .6 n with n standard normal (its own std is 1), times the episode's amplitude in
+    [.15, 1]. In between come stretches of rest (zero action) and of braking (against the velocities), so that slow
+    motion and standing still are in the logs too: a planner that must stay at its goal needs both.
+    """
+
+    def __init__(self, env: TaskEnv, rng: np.random.Generator) -> None:
+        self._rng, self._hold = rng, env.frame_skip
+        self._low, self._high = env.action_space.low, env.action_space.high
+        self._num_positions = env.mj_model.nq
+        self._amplitude, self._mode, self._left = 1.0, "noise", 0
+        self._noise = np.zeros_like(self._low)
+        self._action = np.zeros_like(self._low)
+
+    def act(self, step: int, state: State) -> Float32[np.ndarray, " action"]:
+        """The action at env step `step`; it changes every `frame_skip` steps."""
+        if step == 0:
+            self._amplitude = self._rng.uniform(0.15, 1.0)
+            self._noise = self._rng.standard_normal(self._low.shape)
+            self._mode, self._left = "noise", 0
+        if step % self._hold == 0:
+            self._action = self._next(state)
+        return self._action
+
+    def _next(self, state: State) -> Float32[np.ndarray, " action"]:
+        self._noise = 0.8 * self._noise + 0.6 * self._rng.standard_normal(self._low.shape)
+        if self._left == 0:
+            self._mode = str(self._rng.choice(("noise", "rest", "brake"), p=(0.8, 0.1, 0.1)))
+            self._left = int(self._rng.integers(3, 9))
+        self._left -= 1
+        unit = self._amplitude * self._noise
+        if self._mode == "rest":
+            unit = np.zeros_like(unit)
+        elif self._mode == "brake":
+            velocity = state[self._num_positions :][: unit.size]
+            unit = -self._rng.uniform(0.2, 1.0) * velocity / max(1e-6, float(np.abs(velocity).max()))
+        return scale_to_bounds(unit, self._low, self._high)
+
+
+def scale_to_bounds(
+    unit: Float[np.ndarray, " action"], low: Float32[np.ndarray, " action"], high: Float32[np.ndarray, " action"]
+) -> Float32[np.ndarray, " action"]:
+    """An action from numbers of which [-1, 1] spans the bounds; what lies beyond is clipped."""
+    middle, half = (low + high) / 2, (high - low) / 2
+    return np.clip(middle + half * unit, low, high).astype(np.float32)
+
+
+POLICIES: dict[str, Callable[[TaskEnv, np.random.Generator], Policy]] = {"random": RandomPolicy}
+
+
+def make_policy(name: str, env: TaskEnv, rng: np.random.Generator) -> Policy:
+    """Make the policy `name` for `env`; the same `rng` state gives the same actions.
+
+    Raises:
+        ValueError: when there is no such policy, or it does not know the task.
+    """
+    if name not in POLICIES:
+        near = difflib.get_close_matches(str(name), POLICIES, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"Unknown policy {name!r}.{hint} Known policies: {', '.join(POLICIES)}")
+    return POLICIES[name](env, rng)

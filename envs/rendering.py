@@ -1,0 +1,304 @@
+"""Drawing a task's scene quickly: one renderer per task and thread, shared by all its environments."""
+
+import atexit
+import importlib
+import math
+import os
+import threading
+from dataclasses import dataclass
+
+import mujoco
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from .gl import INSTALL_LINE, GraphicsError, choose_backend, forget_backend
+from .looks import FLOOR_TEXTURES, PLAIN, Look
+
+DEFAULT_IMAGE_SIZE = 96
+"""Height and width of an observation [px]."""
+MAX_IMAGE_SIZE = 2048
+TARGET_GROUP = 4
+"""Geoms of this group are drawn only when a look shows the target."""
+
+Pixels = UInt8[np.ndarray, "height width 3"]
+
+
+@dataclass(frozen=True)
+class SceneParts:
+    """Which geoms of a model play which role, by name, and the camera that looks at them."""
+
+    camera: str
+    agent: tuple[str, ...]
+    floor: tuple[str, ...]
+    effector: tuple[str, ...] = ()
+    walls: tuple[str, ...] = ()
+    target: str | None = None
+    target_position: tuple[float, float] = (0.0, 0.0)
+
+
+def check_image_size(image_size: int) -> int:
+    """`image_size` itself, when a frame of that many pixels a side can be drawn.
+
+    Raises:
+        ValueError: when it is not a whole number from 16 to 2048.
+    """
+    if isinstance(image_size, bool) or int(image_size) != image_size or not 16 <= image_size <= MAX_IMAGE_SIZE:
+        raise ValueError(f"image_size must be a whole number of pixels from 16 to {MAX_IMAGE_SIZE}, got {image_size!r}")
+    return int(image_size)
+
+
+def add_floor_materials(spec: mujoco.MjSpec) -> None:
+    """Give a model the grey floor patterns that looks may ask for; they change nothing else."""
+    for name, pattern in zip(FLOOR_TEXTURES, _floor_patterns(), strict=True):
+        texture = spec.add_texture(
+            name=f"look_{name}", type=mujoco.mjtTexture.mjTEXTURE_2D, width=pattern.shape[1], height=pattern.shape[0]
+        )
+        texture.nchannel = 3
+        texture.data = np.repeat(pattern[..., None], 3, axis=-1).tobytes()
+        material = spec.add_material(name=f"look_{name}", texrepeat=[2.0, 2.0], texuniform=False)
+        material.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = texture.name
+
+
+class SceneRenderer:
+    """Draws states of one model; contexts are made when first needed and freed by `close`.
+
+    A look is applied to the drawn scene, never to the model, and the scene is rebuilt for every frame:
+    nothing of a look outlives its frame. Use one in the thread that made it.
+    """
+
+    def __init__(self, model: mujoco.MjModel, parts: SceneParts) -> None:
+        self._model, self._parts = model, parts
+        self._gl = _make_gl_context()
+        self._contexts: dict[tuple[int, int], mujoco.MjrContext] = {}
+        self._scene = mujoco.MjvScene(model, maxgeom=model.ngeom + 8)
+        self._option = mujoco.MjvOption()
+        self._camera = mujoco.MjvCamera()
+        self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
+        self._camera.fixedcamid = model.camera(parts.camera).id
+        self._roles = _roles(model, parts)
+        self._materials = {name: model.material(f"look_{name}").id for name in FLOOR_TEXTURES}
+        self._buffers: dict[int, np.ndarray] = {}
+
+    def render(self, data: mujoco.MjData, look: Look = PLAIN, image_size: int = DEFAULT_IMAGE_SIZE) -> Pixels:
+        """Draw `data` as it is; its kinematics must be up to date."""
+        if self._gl is None:
+            raise ValueError("this renderer is closed; make a new environment")
+        self._gl.make_current()
+        context = self._context(look, image_size)
+        scene = self._scene
+        self._option.geomgroup[TARGET_GROUP] = look.target_visible
+        flags = mujoco.mjtRndFlag
+        scene.flags[flags.mjRND_SHADOW] = look.shadows
+        scene.flags[flags.mjRND_REFLECTION] = look.reflections
+        scene.flags[flags.mjRND_SKYBOX] = look.skybox
+        scene.flags[flags.mjRND_HAZE] = look.haze
+        mujoco.mjv_updateScene(
+            self._model, data, self._option, None, self._camera, mujoco.mjtCatBit.mjCAT_ALL.value, scene
+        )
+        self._colour_geoms(look)
+        _light(scene, look)
+        _move_camera(scene, look)
+        rect = mujoco.MjrRect(0, 0, image_size, image_size)
+        buffer = self._buffers.setdefault(image_size, np.empty((image_size, image_size, 3), np.uint8))
+        mujoco.mjr_render(rect, scene, context)
+        mujoco.mjr_readPixels(buffer, None, rect, context)
+        return _through_sensor(buffer[::-1].copy(), look)
+
+    def close(self) -> None:
+        """Free what OpenGL holds; calling it again does nothing."""
+        if self._gl is None:
+            return
+        self._gl.make_current()
+        for context in self._contexts.values():
+            context.free()
+        self._contexts.clear()
+        self._gl.free()
+        self._gl = None
+
+    def _context(self, look: Look, image_size: int) -> mujoco.MjrContext:
+        """The context with this look's samples and shadow map, its buffer large enough."""
+        key = (look.samples, look.shadow_map_size if look.shadows else 0)
+        if key not in self._contexts:
+            quality, size = self._model.vis.quality, self._model.vis.global_
+            before = quality.offsamples, quality.shadowsize, size.offwidth, size.offheight
+            quality.offsamples, quality.shadowsize = look.samples, key[1]
+            size.offwidth = size.offheight = image_size
+            try:
+                context = mujoco.MjrContext(self._model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
+            finally:
+                quality.offsamples, quality.shadowsize, size.offwidth, size.offheight = before
+            self._contexts[key] = context
+        context = self._contexts[key]
+        if context.offWidth < image_size:
+            mujoco.mjr_resizeOffscreen(image_size, image_size, context)
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, context)
+        return context
+
+    def _colour_geoms(self, look: Look) -> None:
+        colours = {
+            "agent": look.agent_rgb,
+            "effector": look.effector_rgb,
+            "floor": look.floor_rgb,
+            "walls": look.wall_rgb,
+            "target": look.target_rgb,
+        }
+        recolour = any(colours.values()) or look.floor_texture is not None
+        if recolour or look.target_visible:
+            for geom in self._scene.geoms[: self._scene.ngeom]:
+                role = self._roles.get(geom.objid) if geom.objtype == mujoco.mjtObj.mjOBJ_GEOM else None
+                if role is None:
+                    continue
+                if role == "target":
+                    geom.pos[:2] = look.target_position or self._parts.target_position
+                if role == "floor" and look.floor_texture is not None:
+                    geom.matid = self._materials[look.floor_texture]
+                    geom.reflectance = 0.0
+                colour = colours[role]
+                if colour is not None:
+                    geom.rgba[:3] = colour
+        if look.occluder is not None:
+            x, y, radius = look.occluder
+            height = 0.15 * float(self._scene.camera[0].pos[2])
+            geom = self._scene.geoms[self._scene.ngeom]
+            mujoco.mjv_initGeom(
+                geom,
+                mujoco.mjtGeom.mjGEOM_CYLINDER.value,
+                np.array([radius, 0.001, 0.001]),
+                np.array([x, y, height]),
+                np.eye(3).ravel(),
+                np.array([0.05, 0.05, 0.05, 1.0], np.float32),
+            )
+            self._scene.ngeom += 1
+
+
+class SharedRenderers:
+    """Renderers by task, process and thread; each is freed when the last environment that borrowed it closes."""
+
+    def __init__(self) -> None:
+        self._held: dict[tuple[str, int, int], tuple[SceneRenderer, int]] = {}
+        self._registered = False
+
+    def borrow(self, name: str, model: mujoco.MjModel, parts: SceneParts) -> tuple[tuple[str, int, int], SceneRenderer]:
+        """The renderer of task `name` for this thread, and the key that gives it back."""
+        key = (name, os.getpid(), threading.get_ident())
+        renderer, count = self._held.get(key) or (SceneRenderer(model, parts), 0)
+        self._held[key] = (renderer, count + 1)
+        if not self._registered:  # after the first context, so that this runs before GL's own clean-up
+            atexit.register(self.close)
+            self._registered = True
+        return key, renderer
+
+    def give_back(self, key: tuple[str, int, int]) -> None:
+        """Say that one borrower is done with the renderer."""
+        if key not in self._held:
+            return
+        renderer, count = self._held.pop(key)
+        if count > 1:
+            self._held[key] = (renderer, count - 1)
+        elif key[1:] == (os.getpid(), threading.get_ident()):
+            renderer.close()
+
+    def close(self) -> None:
+        """Free every renderer of this process."""
+        for key in list(self._held):
+            renderer, _ = self._held.pop(key)
+            if key[1] == os.getpid():
+                renderer.close()
+
+
+SHARED_RENDERERS = SharedRenderers()
+
+
+def _make_gl_context() -> "object":
+    """A GL context of the chosen backend, whatever MuJoCo itself picked when it was imported."""
+    backend = choose_backend()
+    module = {"egl": "mujoco.egl", "osmesa": "mujoco.osmesa", "glfw": "mujoco.glfw"}.get(backend, "mujoco.gl_context")
+    try:
+        context = importlib.import_module(module).GLContext(DEFAULT_IMAGE_SIZE, DEFAULT_IMAGE_SIZE)
+        context.make_current()
+    except Exception as error:  # each backend fails in its own way: ImportError, AttributeError, GLError, RuntimeError
+        forget_backend()
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise GraphicsError(
+            f"MUJOCO_GL={backend or 'unset'} cannot render here: {reason}. "
+            f"Unset MUJOCO_GL to have a working backend chosen, or run: {INSTALL_LINE}"
+        ) from error
+    return context
+
+
+def _roles(model: mujoco.MjModel, parts: SceneParts) -> dict[int, str]:
+    named = {"agent": parts.agent, "effector": parts.effector, "floor": parts.floor, "walls": parts.walls}
+    named["target"] = (parts.target,) if parts.target else ()
+    return {model.geom(name).id: role for role, names in named.items() for name in names}
+
+
+def _light(scene: mujoco.MjvScene, look: Look) -> None:
+    """Turn the scene's own lamp, and set its and the headlight's strength."""
+    for light in scene.lights[: scene.nlight]:
+        if light.headlight:
+            if look.ambient_rgb is not None:
+                light.ambient[:] = look.ambient_rgb
+            if look.light_rgb is not None:
+                light.diffuse[:] = 0.5 * np.asarray(look.light_rgb)
+            continue
+        if look.light_rgb is not None:
+            light.diffuse[:] = look.light_rgb
+        if look.light_direction is not None:
+            distance = float(np.linalg.norm(light.pos))
+            light.dir[:] = look.light_direction
+            light.pos[:] = -distance * np.asarray(look.light_direction)
+
+
+def _move_camera(scene: mujoco.MjvScene, look: Look) -> None:
+    shifted = look.camera_shift != PLAIN.camera_shift or look.camera_tilt != PLAIN.camera_tilt
+    if not shifted and look.camera_roll == 0.0 and look.camera_zoom == 1.0:
+        return
+    for camera in scene.camera:
+        forward, up = np.array(camera.forward, np.float64), np.array(camera.up, np.float64)
+        right = np.cross(forward, up)
+        distance = float(camera.pos[2])
+        camera.pos[:] += distance * (
+            look.camera_shift[0] * right + look.camera_shift[1] * up - look.camera_shift[2] * forward
+        )
+        forward = forward + math.tan(look.camera_tilt[0]) * up + math.tan(look.camera_tilt[1]) * right
+        forward /= np.linalg.norm(forward)
+        up = math.cos(look.camera_roll) * up + math.sin(look.camera_roll) * right
+        up -= (up @ forward) * forward
+        camera.forward[:], camera.up[:] = forward, up / np.linalg.norm(up)
+        for edge in ("frustum_top", "frustum_bottom", "frustum_width"):
+            setattr(camera, edge, getattr(camera, edge) / look.camera_zoom)
+
+
+def _through_sensor(pixels: np.ndarray, look: Look) -> Pixels:
+    if look.gain == PLAIN.gain and look.noise_std == 0.0:
+        return pixels
+    image = pixels.astype(np.float32) * np.asarray(look.gain, np.float32)
+    if look.noise_std:
+        noise = np.random.default_rng(look.noise_seed).standard_normal(image.shape, np.float32)
+        image += np.float32(look.noise_std) * noise
+    return np.clip(image + 0.5, 0, 255).astype(np.uint8)
+
+
+def _floor_patterns() -> list[UInt8[np.ndarray, "64 64"]]:
+    """The grey patterns of `FLOOR_TEXTURES`, in its order; white where the tint shows in full."""
+    side, rng = 64, np.random.default_rng(0)
+    row, column = np.mgrid[:side, :side]
+    levels: list[Float[np.ndarray, "64 64"]] = [
+        np.ones((side, side)),
+        np.where((row // 8 + column // 8) % 2, 1.0, 0.6),
+        0.8 + 0.2 * np.sin(2 * np.pi * 6 * column / side),
+        0.8 + 0.2 * _clouds(rng, side),
+        0.85 + 0.15 * rng.uniform(-1, 1, (side, side)),
+    ]
+    return [np.clip(255 * level, 0, 255).astype(np.uint8) for level in levels]
+
+
+def _clouds(rng: np.random.Generator, side: int) -> Float[np.ndarray, "side side"]:
+    """Smooth noise in [-1, 1] that tiles: a sum of a few long waves."""
+    row, column = np.mgrid[:side, :side] * (2 * np.pi / side)
+    field = np.zeros((side, side))
+    for down in range(4):
+        for right in range(4):
+            if down or right:
+                field += rng.normal() / (down + right) * np.cos(down * row + right * column + rng.uniform(0, 2 * np.pi))
+    return field / np.abs(field).max()
