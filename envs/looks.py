@@ -38,6 +38,8 @@ class Look:
     wall_rgb: RGB | None = None
     floor_texture: str | None = None
     """One of `FLOOR_TEXTURES`."""
+    floor_texture_repeat: float = 2.0
+    """Copies of the texture along a side of the floor."""
     target_visible: bool = False
     target_position: tuple[float, float] | None = None
     """[m]; the task's own place when not given."""
@@ -90,7 +92,8 @@ class LookRanges:
     colour: tuple[float, float] = (0.05, 0.95)
     contrast: float = 0.35
     """The least distance in RGB between the floor and the parts that move on it."""
-    own_floor_rate: float = 0.25
+    own_floor_rate: float = 0.2
+    floor_texture_repeat: tuple[float, float] = (0.5, 3.0)
     target_rate: float = 0.3
     target_radius: float = 0.25
     """The target lies anywhere in the square of this half width about the origin [m]."""
@@ -133,6 +136,7 @@ def sample_look(rng: np.random.Generator, ranges: LookRanges | None = None, samp
         ambient_rgb=_rgb(np.full(3, ambient)),
         floor_rgb=None if keeps_floor else floor,
         floor_texture=None if keeps_floor else str(rng.choice(FLOOR_TEXTURES)),
+        floor_texture_repeat=float(rng.uniform(*ranges.floor_texture_repeat)),
         agent_rgb=_part_colour(rng, ranges, reference),
         effector_rgb=_part_colour(rng, ranges, reference),
         wall_rgb=_part_colour(rng, ranges, reference),

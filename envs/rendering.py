@@ -47,16 +47,14 @@ def check_image_size(image_size: int) -> int:
     return int(image_size)
 
 
-def add_floor_materials(spec: mujoco.MjSpec) -> None:
+def add_floor_textures(spec: mujoco.MjSpec) -> None:
     """Give a model the grey floor patterns that looks may ask for; they change nothing else."""
     for name, pattern in zip(FLOOR_TEXTURES, _floor_patterns(), strict=True):
-        texture = spec.add_texture(
-            name=f"look_{name}", type=mujoco.mjtTexture.mjTEXTURE_2D, width=pattern.shape[1], height=pattern.shape[0]
-        )
+        height, width = pattern.shape
+        kind = mujoco.mjtTexture.mjTEXTURE_2D
+        texture = spec.add_texture(name=f"look_{name}", type=kind, width=width, height=height)
         texture.nchannel = 3
         texture.data = np.repeat(pattern[..., None], 3, axis=-1).tobytes()
-        material = spec.add_material(name=f"look_{name}", texrepeat=[2.0, 2.0], texuniform=False)
-        material.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = texture.name
 
 
 class SceneRenderer:
@@ -76,7 +74,7 @@ class SceneRenderer:
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
         self._camera.fixedcamid = model.camera(parts.camera).id
         self._roles = _roles(model, parts)
-        self._materials = {name: model.material(f"look_{name}").id for name in FLOOR_TEXTURES}
+        self._textures = {name: model.texture(f"look_{name}").id for name in FLOOR_TEXTURES}
         self._buffers: dict[int, np.ndarray] = {}
 
     def render(self, data: mujoco.MjData, look: Look = PLAIN, image_size: int = DEFAULT_IMAGE_SIZE) -> Pixels:
@@ -151,8 +149,8 @@ class SceneRenderer:
                 if role == "target":
                     geom.pos[:2] = look.target_position or self._parts.target_position
                 if role == "floor" and look.floor_texture is not None:
-                    geom.matid = self._materials[look.floor_texture]
-                    geom.reflectance = 0.0
+                    geom.texid = self._textures[look.floor_texture]
+                    geom.texuniform, geom.texrepeat[:] = 0, look.floor_texture_repeat
                 colour = colours[role]
                 if colour is not None:
                     geom.rgba[:3] = colour

@@ -18,7 +18,7 @@ from .rendering import (
     Pixels,
     SceneParts,
     SceneRenderer,
-    add_floor_materials,
+    add_floor_textures,
     check_image_size,
 )
 
@@ -272,7 +272,7 @@ def suite_spec(domain: str) -> mujoco.MjSpec:
 def _shared_model(name: str, make_spec: Callable[[], mujoco.MjSpec]) -> mujoco.MjModel:
     if name not in _MODELS:
         spec = make_spec()
-        add_floor_materials(spec)
+        add_floor_textures(spec)
         for geom in spec.geoms:
             if geom.name == "target":
                 geom.group = TARGET_GROUP
