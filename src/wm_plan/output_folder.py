@@ -19,9 +19,7 @@ def check_output_folder(out: Path, *, overwrite: bool = False) -> None:
     """
     if out.is_dir():
         if not overwrite and any(out.iterdir()):
-            raise ValueError(
-                f"output folder {str(out)!r} is not empty. Name another --out, or add --overwrite."
-            )
+            raise ValueError(f"output folder {str(out)!r} is not empty. Name another, or add --overwrite.")
     elif out.exists() or out.is_symlink():
         raise ValueError(f"--out {str(out)!r} exists and is not a folder. Name a folder.")
     parent = nearest_existing(out)

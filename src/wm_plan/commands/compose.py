@@ -59,7 +59,7 @@ def group_choices(group: str) -> list[str]:
 
 
 def explain(error: Exception, name: str, overrides: Sequence[str]) -> str:
-    """Turn hydra's account of a bad override into one line: what was given, why, and the nearest known key."""
+    """Turn hydra's account of a bad override into one line: what was given, why, the nearest known key."""
     for override in overrides:
         if _composes(name, override):
             continue

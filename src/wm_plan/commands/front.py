@@ -189,7 +189,7 @@ class Command:
     run: Callable[[Job], int]
     add_flags: Callable[[argparse.ArgumentParser], None] = lambda parser: None
     flags: tuple[str, ...] = ()
-    """The shared flags that it takes: env, model, seed, out (--overwrite), resume, device (--threads), list."""
+    """Its shared flags: env, model, seed, out (--overwrite), resume, device (--threads), list."""
 
     config: str | None = None
     select: Callable[[argparse.Namespace], list[str]] = lambda flags: []
@@ -231,7 +231,7 @@ class Command:
                 raise UserInputError(f"unexpected argument {argument!r}. See {self.name} --help.")
             if "=" not in argument and not argument.startswith("~"):
                 raise UserInputError(
-                    f"unexpected argument {argument!r}. Flags start with --, overrides are like planner.horizon=8."
+                    f"unexpected argument {argument!r}. Flags start with --; overrides are like seed=3."
                 )
         return flags, rest
 
@@ -352,29 +352,27 @@ def as_json(value: Any) -> Any:  # noqa: ANN401
 @contextmanager
 def _stdout_reserved() -> Iterator[IO[str]]:
     """Keep stdout for the result: until the end, whatever else is printed, also by C code, goes to stderr."""
+    original = sys.stdout
+    original.flush()
+    saved = os.dup(1)
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
     try:
-        sys.stdout.flush()
-        saved = os.dup(sys.stdout.fileno())
-        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    except (
-        OSError,
-        ValueError,
-        AttributeError,
-    ):  # no file descriptors: stdout is captured, as in a notebook
-        stdout, sys.stdout = sys.stdout, sys.stderr
-        try:
-            yield stdout
-        finally:
-            sys.stdout = stdout
-        return
-    try:
-        with open(saved, "w", encoding="utf-8", closefd=False) as stdout:
-            yield stdout
+        if _file_number(original) == 1:
+            with open(saved, "w", encoding="utf-8", closefd=False) as stdout:
+                yield stdout
+        else:  # captured, as in a notebook or a test
+            yield original
     finally:
-        with suppress(OSError, ValueError):
-            sys.stdout.flush()
+        sys.stdout = original
         os.dup2(saved, 1)
         os.close(saved)
+
+
+def _file_number(stream: IO[str]) -> int | None:
+    with suppress(OSError, ValueError, AttributeError):
+        return stream.fileno()
+    return None
 
 
 def _join_negative_values(argv: Sequence[str], parser: argparse.ArgumentParser) -> list[str]:
