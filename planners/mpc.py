@@ -1,0 +1,368 @@
+"""The control loop: observe, encode, plan, act, for one env or a batch of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .objectives import evaluator
+from .protocol import CostFn, Evaluation, Objective, Plan, Planner
+from .seeding import mix
+
+
+class Tail(StrEnum):
+    """What a shifted warm start ends with."""
+
+    hold = "hold"
+    """The plan's last action."""
+    centre = "centre"
+    """The middle of the action range."""
+
+
+class MPC:
+    """Model predictive control in latent space: one `act` an env step, one plan every `replan_every` model steps.
+
+    Frames are looked at when a model step begins, each is encoded once, and so is the goal. Batch rows are
+    independent: a row acts as it would alone with the same seed. Rows may be reset at different times.
+
+    Args:
+        model: `encode` and `rollout` as in `ImaginationModel`, and, unless given here, `frame_skip` and `history`.
+        planner: any planner; its `action_dim` is the env's, times `frame_skip` with action blocks.
+        objective: cost of imagined latents.
+        replan_every: model steps executed of each plan, at most the planner's horizon.
+        frame_skip: env steps a model step lasts; the model's own if None.
+        history: frames of context; the model's own if None.
+        action_block: a plan's action holds a different action for each env step of a model step; otherwise one
+            action is held.
+        prior: proposes sequences to try: maps (context (R, T, ...), goal (R, 1, ...)) to actions (R, M, H, A).
+        budget: seconds a plan may take; None for no limit.
+        tail: what a shifted warm start ends with.
+        imagine: also imagine the latents along the chosen plan (one more rollout of one candidate).
+        seed: as in `reset`.
+
+    Attributes:
+        last_plan: the newest `Plan`, for the batch rows `last_rows`; None before the first `act`.
+        timings: of the last `act`: `encode_ms`, and `plan_ms` (0 where nothing was planned).
+        replanned: whether the last `act` made a plan.
+
+    Raises:
+        ValueError: a setting is out of range, or does not fit the model or the planner.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        planner: Planner,
+        objective: Objective,
+        *,
+        replan_every: int = 1,
+        frame_skip: int | None = None,
+        history: int | None = None,
+        action_block: bool = False,
+        prior: Callable[[Tensor, Tensor], Tensor] | None = None,
+        budget: float | None = None,
+        tail: Tail | str = Tail.hold,
+        imagine: bool = True,
+        seed: int | Sequence[int] = 0,
+    ) -> None:
+        self.model = model
+        self.planner = planner
+        self.objective = objective
+        self.frame_skip = int(model.frame_skip if frame_skip is None else frame_skip)
+        self.history = int(model.history if history is None else history)
+        if not 1 <= replan_every <= planner.horizon:
+            raise ValueError(
+                f"replan_every={replan_every} is not allowed; give 1 to the planner's horizon={planner.horizon}"
+            )
+        if self.frame_skip < 1 or self.history < 1:
+            raise ValueError(
+                f"frame_skip={self.frame_skip} and history={self.history} are not allowed; give 1 or more each"
+            )
+        if action_block and planner.action_dim % self.frame_skip:
+            raise ValueError(
+                f"The planner's action_dim={planner.action_dim} is no multiple of frame_skip={self.frame_skip},"
+                " as action_block=True needs; give the planner bounds repeated frame_skip times"
+            )
+        self.replan_every = replan_every
+        self.action_block = action_block
+        self.prior = prior
+        self.budget = budget
+        self.tail = Tail(tail)
+        self.imagine = imagine
+        self.action_dim = planner.action_dim // self.frame_skip if action_block else planner.action_dim
+        self.last_plan: Plan | None = None
+        self.last_rows: Tensor | None = None
+        self.timings: dict[str, float] = {"encode_ms": 0.0, "plan_ms": 0.0}
+        self.replanned = False
+        self._seed: int | Sequence[int] = seed
+        self._goal: Tensor | None = None
+        self._batch_size = 0
+
+    def reset(self, seed: int | Sequence[int] | None = 0, mask: Any = None) -> None:
+        """Begin new episodes: forget histories, plans and warm starts; goals stay.
+
+        Args:
+            seed: of the search noise: one number, or one a batch row (a row then plans as it would alone with
+                this number as its seed). None keeps the seeds.
+            mask: (B,) bool, rows to reset; all of them when None.
+
+        Raises:
+            ValueError: the mask does not have one entry a row.
+        """
+        if seed is not None and mask is None:
+            self._seed = seed
+        if mask is None:
+            self._batch_size = 0
+            self.last_plan = self.last_rows = None
+            return
+        rows = torch.as_tensor(np.asarray(mask), dtype=torch.bool)
+        if rows.shape != (self._batch_size,):
+            raise ValueError(f"mask has shape {tuple(rows.shape)}; give ({self._batch_size},), one entry a row")
+        self._restart(rows.nonzero().squeeze(1))
+
+    def set_goal(self, image: Any, mask: Any = None) -> None:
+        """Set the goal, at any time; it counts from the next model step on, when plans are made anew.
+
+        Args:
+            image: (H, W, 3) uint8 for all rows, or (B, H, W, 3), one a row.
+            mask: (B,) bool, rows whose goal changes; all of them when None.
+
+        Raises:
+            ValueError: not an image of that shape.
+        """
+        frames = _as_frames(image, "The goal image")
+        self.set_goal_latent(self._encode(frames.unsqueeze(1)), mask)
+
+    def set_goal_latent(self, latent: Tensor, mask: Any = None) -> None:
+        """Set the goal by its latent (1 or B, 1, ...); otherwise as `set_goal`."""
+        if mask is None or self._goal is None:
+            self._goal = latent
+            rows = torch.arange(self._batch_size)
+        else:
+            rows = torch.as_tensor(np.asarray(mask), dtype=torch.bool).nonzero().squeeze(1)
+            goal = self._goal.repeat_interleave(max(self._batch_size // len(self._goal), 1), dim=0)
+            goal[rows] = latent
+            self._goal = goal
+        if self._batch_size:
+            self._check_goal(self._batch_size)
+            self._has_plan[rows] = False
+
+    @property
+    def goal_latent(self) -> Tensor | None:
+        """Latent (1 or B, 1, ...) of the goal; None before `set_goal`."""
+        return self._goal
+
+    @property
+    def latent(self) -> Tensor | None:
+        """Newest observed latent (B, ...) of each row; None before the first `act`."""
+        return self._context[:, -1] if self._batch_size else None
+
+    def act(self, observation: Mapping[str, Any], active: Any = None) -> np.ndarray:
+        """The action to apply now.
+
+        Call once an env step. A row without its own axis, pixels (H, W, 3), gives an action (A,).
+
+        Args:
+            observation: `pixels` (H, W, 3) or (B, H, W, 3) uint8 and, if the model uses it, `proprio`.
+            active: (B,) bool; rows that are False are left alone and get actions of 0.
+
+        Returns:
+            float32 action (A,) or (B, A) in env units.
+
+        Raises:
+            ValueError: no goal is set, or shapes do not fit.
+        """
+        if self._goal is None:
+            raise ValueError("No goal is set; call set_goal(image) before act")
+        frames = _as_frames(observation["pixels"], "pixels")
+        single = np.ndim(observation["pixels"]) == 3
+        proprio = observation.get("proprio")
+        if proprio is not None:
+            proprio = torch.as_tensor(np.asarray(proprio)).reshape(len(frames), -1)
+        if self._batch_size == 0:
+            self._start(len(frames))
+        elif len(frames) != self._batch_size:
+            raise ValueError(
+                f"pixels hold {len(frames)} rows, but the episode began with {self._batch_size}; call reset() first"
+            )
+        chosen = torch.ones(self._batch_size, dtype=torch.bool)
+        if active is not None:
+            chosen = torch.as_tensor(np.asarray(active), dtype=torch.bool).reshape(self._batch_size)
+        self.timings = {"encode_ms": 0.0, "plan_ms": 0.0}
+        self.replanned = False
+        beginning = (chosen & (self._substep == 0)).nonzero().squeeze(1)
+        if len(beginning):
+            self._observe(beginning, frames[beginning], None if proprio is None else proprio[beginning])
+            due = ~self._has_plan[beginning] | (self._executed[beginning] >= self.replan_every)
+            if bool(due.any()):
+                self._plan(beginning[due])
+        actions = torch.where(chosen.unsqueeze(1), self._next_actions(), torch.zeros(()))
+        self._executed_action = torch.where(chosen.unsqueeze(1), actions, self._executed_action)
+        self._advance(chosen)
+        result = actions.numpy().astype(np.float32)
+        return result[0] if single else result
+
+    # Parts of the loop
+
+    def _start(self, batch_size: int) -> None:
+        self._check_goal(batch_size)
+        self._batch_size = batch_size
+        self._substep = torch.zeros(batch_size, dtype=torch.long)
+        self._executed = torch.zeros(batch_size, dtype=torch.long)
+        self._plan_number = torch.zeros(batch_size, dtype=torch.long)
+        self._has_plan = torch.zeros(batch_size, dtype=torch.bool)
+        self._fresh = torch.ones(batch_size, dtype=torch.bool)
+        self._planned = torch.zeros(batch_size, self.planner.horizon, self.planner.action_dim)
+        self._executed_action = torch.full((batch_size, self.action_dim), torch.nan)
+        self._kept: Tensor | None = None
+        self._context = torch.empty(0)
+        self._restart(torch.arange(batch_size))
+
+    def _restart(self, rows: Tensor) -> None:
+        self._substep[rows] = 0
+        self._executed[rows] = 0
+        self._plan_number[rows] = 0
+        self._has_plan[rows] = False
+        self._fresh[rows] = True
+        self._executed_action[rows] = torch.nan
+        for term in _terms(self.objective):
+            if hasattr(term, "restart"):
+                term.restart(rows, self._batch_size)
+
+    def _check_goal(self, batch_size: int) -> None:
+        assert self._goal is not None
+        if len(self._goal) not in {1, batch_size}:
+            raise ValueError(
+                f"{len(self._goal)} goal images were given for a batch of {batch_size}; give one, or one a row"
+            )
+
+    def _encode(self, frames: Tensor, proprio: Tensor | None = None) -> Tensor:
+        # no_grad, not inference_mode: a gradient planner differentiates through rollouts from these latents.
+        with torch.no_grad():
+            return self.model.encode(frames) if proprio is None else self.model.encode(frames, proprio)
+
+    def _observe(self, rows: Tensor, frames: Tensor, proprio: Tensor | None) -> None:
+        """Encode the newest frames of some rows, once, and append them to their histories."""
+        start = time.perf_counter()
+        latents = self._encode(frames.unsqueeze(1), None if proprio is None else proprio.unsqueeze(1))
+        if self._context.numel() == 0:
+            self._context = latents.new_zeros(self._batch_size, self.history, *latents.shape[2:])
+        past = self._context[rows]
+        appended = torch.cat([past[:, 1:], latents], dim=1)
+        fresh = self._fresh[rows].view(-1, *[1] * (appended.ndim - 1)).to(latents.device)
+        self._context[rows] = torch.where(fresh, latents.expand_as(appended), appended)
+        self._fresh[rows] = False
+        for term in _terms(self.objective):
+            if hasattr(term, "observe"):
+                term.observe(rows, latents[:, 0])
+        self.timings["encode_ms"] = (time.perf_counter() - start) * 1e3
+
+    def _plan(self, rows: Tensor) -> None:
+        start = time.perf_counter()
+        assert self._goal is not None
+        context = self._context[rows]
+        goal = self._goal[rows] if len(self._goal) > 1 else self._goal.expand(len(rows), *self._goal.shape[1:])
+        plan = self.planner.optimize(
+            self._cost_fn(context, goal),
+            batch_size=len(rows),
+            warm_start=self._warm_start(rows),
+            budget=self.budget,
+            seed=self._row_seeds(rows),
+            previous_action=None if self.action_block else self._executed_action[rows],
+            priors=self._priors(rows, context, goal),
+        )
+        if self.imagine:
+            with torch.no_grad():
+                plan.imagined = self.model.rollout(context, plan.actions.unsqueeze(1))[:, 0]
+        self._planned[rows] = plan.actions.cpu()
+        self._keep_elites(rows, plan)
+        self._executed[rows] = 0
+        self._has_plan[rows] = True
+        self._plan_number[rows] += 1
+        self.last_plan, self.last_rows, self.replanned = plan, rows, True
+        self.timings["plan_ms"] = (time.perf_counter() - start) * 1e3
+
+    def _cost_fn(self, context: Tensor, goal: Tensor) -> CostFn:
+        evaluate = evaluator(self.objective)
+
+        def cost_fn(actions: Tensor) -> Tensor | Evaluation:
+            return evaluate(self.model.rollout(context, actions), actions, goal)
+
+        return cost_fn
+
+    def _row_seeds(self, rows: Tensor) -> list[int]:
+        """Seeds of (seed, row, plan number): nothing else of the batch has a say."""
+        numbers = self._plan_number[rows].tolist()
+        if isinstance(self._seed, int):
+            return [mix(self._seed, row, number) for row, number in zip(rows.tolist(), numbers, strict=True)]
+        if len(self._seed) != self._batch_size:
+            raise ValueError(
+                f"{len(self._seed)} seeds were given for a batch of {self._batch_size}; give one number, or one a row"
+            )
+        return [mix(self._seed[row], 0, number) for row, number in zip(rows.tolist(), numbers, strict=True)]
+
+    def _warm_start(self, rows: Tensor) -> Tensor:
+        """The last plans, moved on by the model steps executed of them; rows without a plan start in the middle."""
+        shifted = self._shift(self._planned[rows].unsqueeze(1), rows)[:, 0]
+        return torch.where(self._has_plan[rows].view(-1, 1, 1), shifted, torch.nan)
+
+    def _shift(self, sequences: Tensor, rows: Tensor) -> Tensor:
+        """Sequences (R, M, H, A) moved on in time, each by its row's executed steps."""
+        horizon = self.planner.horizon
+        index = torch.arange(horizon) + self._executed[rows].unsqueeze(1)
+        inside = index.clamp(max=horizon - 1).view(len(rows), 1, horizon, 1).expand_as(sequences)
+        shifted = sequences.gather(2, inside)
+        if self.tail is Tail.centre:
+            shifted = shifted.masked_fill((index >= horizon).view(len(rows), 1, horizon, 1), torch.nan)
+        return shifted
+
+    def _priors(self, rows: Tensor, context: Tensor, goal: Tensor) -> Tensor | None:
+        found = []
+        if self.prior is not None:
+            with torch.no_grad():
+                found.append(self.prior(context, goal).cpu())
+        if self._kept is not None:
+            kept = self._shift(self._kept[rows], rows)
+            found.append(torch.where(self._has_plan[rows].view(-1, 1, 1, 1), kept, torch.nan))
+        return torch.cat(found, dim=1) if found else None
+
+    def _keep_elites(self, rows: Tensor, plan: Plan) -> None:
+        if plan.elites is None:
+            return
+        if self._kept is None:
+            self._kept = torch.zeros(self._batch_size, *plan.elites.shape[1:])
+        self._kept[rows] = plan.elites.cpu()
+
+    def _next_actions(self) -> Tensor:
+        rows = torch.arange(self._batch_size)
+        step = self._planned[rows, self._executed.clamp(max=self.planner.horizon - 1)]
+        if self.action_block:
+            return step.view(-1, self.frame_skip, self.action_dim)[rows, self._substep]
+        return step
+
+    def _advance(self, chosen: Tensor) -> None:
+        self._substep = torch.where(chosen, self._substep + 1, self._substep)
+        ended = self._substep == self.frame_skip
+        self._executed = torch.where(ended, self._executed + 1, self._executed)
+        self._substep = torch.where(ended, 0, self._substep)
+
+
+def _terms(objective: Any) -> list[Any]:
+    return objective.terms() if hasattr(objective, "terms") else [objective]
+
+
+def _as_frames(image: Any, name: str) -> Tensor:
+    frames = torch.as_tensor(np.asarray(image))
+    if frames.ndim == 3:
+        frames = frames.unsqueeze(0)
+    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != torch.uint8:
+        raise ValueError(
+            f"{name} has shape {tuple(np.shape(image))} and type {frames.dtype}; give (H, W, 3) or (B, H, W, 3) uint8"
+        )
+    return frames

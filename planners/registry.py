@@ -1,0 +1,35 @@
+"""Planners by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .cem import CEM
+from .mppi import MPPI
+from .settings import unknown_name
+from .shooting import ShootingPlanner
+
+PLANNERS: dict[str, type[ShootingPlanner]] = {"cem": CEM, "mppi": MPPI}
+"""Every planner for continuous actions, by its name on the command line."""
+
+
+def planner_names() -> list[str]:
+    """The names that `make_planner` knows."""
+    return list(PLANNERS)
+
+
+def make_planner(name: str, action_space: Any, config: Any = None, **settings: Any) -> ShootingPlanner:
+    """A planner by name.
+
+    Args:
+        name: one of `planner_names()`.
+        action_space: a bounded gymnasium `Box` or a pair (low, high) of (A,) arrays.
+        config: the planner's config, a mapping of its settings, or None for the defaults.
+        settings: single settings by name, and `device`.
+
+    Raises:
+        ValueError: an unknown name or setting, or a value out of range.
+    """
+    if name not in PLANNERS:
+        raise ValueError(unknown_name("planner", name, PLANNERS))
+    return PLANNERS[name](action_space, config, **settings)
