@@ -8,6 +8,7 @@ episode depends on its index alone.
 """
 
 import fcntl
+import json
 import os
 import re
 import shutil
@@ -72,7 +73,8 @@ class StoreWriter:
         versions: Mapping[str, str] | None = None,
     ) -> None:
         self.root = Path(root)
-        manifest = Manifest(dict(recipe), num_episodes, episodes_per_shard, versions=dict(versions or {}))
+        recipe = json.loads(json.dumps(recipe))
+        manifest = Manifest(recipe, num_episodes, episodes_per_shard, versions=dict(versions or {}))
         self.check(root, recipe, num_episodes, resume=resume, overwrite=overwrite)
         going_on = resume and (self.root / MANIFEST_NAME).exists()
         self.root.mkdir(parents=True, exist_ok=True)
@@ -125,7 +127,7 @@ class StoreWriter:
             raise ValueError(
                 f"{root} holds a trajectory store; resume it, overwrite it, or give another folder"
             )
-        manifest = Manifest.load(root)
+        manifest, recipe = Manifest.load(root), json.loads(json.dumps(recipe))
         for key in sorted(recipe.keys() | manifest.recipe.keys()):
             if recipe.get(key) != manifest.recipe.get(key):
                 raise ValueError(
