@@ -14,6 +14,12 @@ FLOOR_TEXTURES = ("flat", "checker", "stripes", "clouds", "grain")
 """Grey patterns that every task carries, tinted by `floor_rgb`."""
 
 
+TARGET_RGB: RGB = (0.6, 0.3, 0.3)
+"""The colour of the target in every task, as in dm_control's suite."""
+_SUITE_FLOOR: RGB = (0.15, 0.25, 0.35)
+_SUITE_AGENT: RGB = (0.7, 0.5, 0.3)
+
+
 @dataclass(frozen=True)
 class Look:
     """One way to draw a task. `None` everywhere means: as the task's own model has it.
@@ -83,20 +89,23 @@ class LookRanges:
     shadow_map_size: int = 512
     light_tilt: tuple[float, float] = (0.0, 0.9)
     """Angle of the light from straight above [rad]; its azimuth is any."""
-    light_level: tuple[float, float] = (0.35, 0.9)
+    light_level: tuple[float, float] = (0.25, 0.65)
+    """Of the lamp; the headlight gives half as much, so that few colours saturate."""
     light_tint: float = 0.12
     """Half width of a channel's own factor on the light."""
-    ambient_level: tuple[float, float] = (0.15, 0.5)
+    ambient_level: tuple[float, float] = (0.15, 0.4)
     own_colour_rate: float = 0.25
     """Fraction of looks in which a part keeps its own colour; each part decides alone."""
     colour: tuple[float, float] = (0.05, 0.95)
     contrast: float = 0.35
-    """The least distance in RGB between the floor and the parts that move on it."""
+    """The least distance in RGB of the agent, its effector and the walls from the floor and from the target."""
     own_floor_rate: float = 0.2
     floor_texture_repeat: tuple[float, float] = (0.5, 3.0)
     target_rate: float = 0.3
     target_radius: float = 0.25
     """The target lies anywhere in the square of this half width about the origin [m]."""
+    target_tint: float = 0.05
+    """Half width of each channel about `TARGET_RGB`: the target keeps its colour, so that it is no second agent."""
     camera_shift: float = 0.03
     camera_tilt: float = 0.03
     camera_roll: float = 0.04
@@ -115,14 +124,14 @@ def sample_look(rng: np.random.Generator, ranges: LookRanges | None = None, samp
         samples: multisample antialiasing of the drawn look.
     """
     ranges = ranges or LookRanges()
-    floor = _colour(rng, ranges)
+    keeps_floor = rng.random() < ranges.own_floor_rate
+    floor = _SUITE_FLOOR if keeps_floor else _rgb(rng.uniform(*ranges.colour, 3))
     tilt, azimuth = rng.uniform(*ranges.light_tilt), rng.uniform(-math.pi, math.pi)
     light = rng.uniform(*ranges.light_level) * rng.uniform(1 - ranges.light_tint, 1 + ranges.light_tint, 3)
     ambient = rng.uniform(*ranges.ambient_level)
     gain = rng.uniform(*ranges.gain) * rng.uniform(1 - ranges.white_balance, 1 + ranges.white_balance, 3)
-    keeps_floor = rng.random() < ranges.own_floor_rate
-    reference = (0.2, 0.3, 0.4) if keeps_floor else floor
-    target = tuple(float(value) for value in rng.uniform(-ranges.target_radius, ranges.target_radius, 2))
+    target = rng.uniform(-ranges.target_radius, ranges.target_radius, 2)
+    target_rgb = np.asarray(TARGET_RGB) + rng.uniform(-ranges.target_tint, ranges.target_tint, 3)
     return Look(
         samples=samples,
         shadows=bool(rng.random() < ranges.shadow_rate),
@@ -137,12 +146,12 @@ def sample_look(rng: np.random.Generator, ranges: LookRanges | None = None, samp
         floor_rgb=None if keeps_floor else floor,
         floor_texture=None if keeps_floor else str(rng.choice(FLOOR_TEXTURES)),
         floor_texture_repeat=float(rng.uniform(*ranges.floor_texture_repeat)),
-        agent_rgb=_part_colour(rng, ranges, reference),
-        effector_rgb=_part_colour(rng, ranges, reference),
-        wall_rgb=_part_colour(rng, ranges, reference),
+        agent_rgb=_part_colour(rng, ranges, floor),
+        effector_rgb=_part_colour(rng, ranges, floor),
+        wall_rgb=_part_colour(rng, ranges, floor),
         target_visible=bool(rng.random() < ranges.target_rate),
-        target_position=(target[0], target[1]),
-        target_rgb=_part_colour(rng, ranges, reference),
+        target_position=(float(target[0]), float(target[1])),
+        target_rgb=_rgb(target_rgb),
         camera_shift=_rgb(rng.uniform(-ranges.camera_shift, ranges.camera_shift, 3)),
         camera_tilt=(_symmetric(rng, ranges.camera_tilt), _symmetric(rng, ranges.camera_tilt)),
         camera_roll=_symmetric(rng, ranges.camera_roll),
@@ -161,15 +170,11 @@ def _symmetric(rng: np.random.Generator, half_width: float) -> float:
     return float(rng.uniform(-half_width, half_width))
 
 
-def _colour(rng: np.random.Generator, ranges: LookRanges) -> RGB:
-    return _rgb(rng.uniform(*ranges.colour, 3))
-
-
 def _part_colour(rng: np.random.Generator, ranges: LookRanges, floor: RGB) -> RGB | None:
-    """A colour that stands out from the floor, or None for the part's own."""
-    if rng.random() < ranges.own_colour_rate and math.dist(floor, (0.7, 0.5, 0.3)) >= ranges.contrast:
+    """A colour that stands out from floor and target, or None for the part's own."""
+    if rng.random() < ranges.own_colour_rate and math.dist(floor, _SUITE_AGENT) >= ranges.contrast:
         return None
     while True:
-        colour = _colour(rng, ranges)
-        if math.dist(colour, floor) >= ranges.contrast:
+        colour = _rgb(rng.uniform(*ranges.colour, 3))
+        if min(math.dist(colour, floor), math.dist(colour, TARGET_RGB)) >= ranges.contrast:
             return colour

@@ -59,6 +59,57 @@ class RandomPolicy:
         return scale_to_bounds(unit, self._low, self._high)
 
 
+class WaypointPolicy:
+    """A walk through random places of the task, with a speed drawn for each leg, noise, and rests on arrival.
+
+    It knows the true state: a servo turns the way to the next waypoint into an action. A quarter of the
+    episodes are `RandomPolicy` throughout, so that the logs also hold what nobody would do on purpose.
+    """
+
+    def __init__(self, env: TaskEnv, rng: np.random.Generator) -> None:
+        if env.mj_model.nu != env.mj_model.nq:
+            raise ValueError(f"the policy 'waypoints' needs one actuator a joint; {env.name} has none such")
+        self._env, self._rng, self._random = env, rng, RandomPolicy(env, rng)
+        self._low, self._high = env.action_space.low, env.action_space.high
+        self._action = np.zeros_like(self._low)
+        self._noise = np.zeros_like(self._low)
+        self._wanders, self._rest, self._patience = False, 0, 0
+
+    def act(self, step: int, state: State) -> Float32[np.ndarray, " action"]:
+        """The action at env step `step`; it changes every `frame_skip` steps."""
+        if step == 0:
+            self._wanders = bool(self._rng.random() < 0.25)
+            self._start_leg()
+        if self._wanders:
+            return self._random.act(step, state)
+        if step % self._env.frame_skip == 0:
+            self._action = self._next(state)
+        return self._action
+
+    def _start_leg(self) -> None:
+        self._goal = self._env.sample_state(self._rng)[: self._env.mj_model.nq]
+        self._speed = self._rng.uniform(0.3, 1.0) if self._rng.random() < 0.5 else 1.0
+        self._noise_level = self._rng.choice((0.0, 0.1, 0.3))
+        self._rest = int(self._rng.choice((0, 0, 2, 6)))
+        self._patience = int(self._rng.integers(10, 60))
+
+    def _next(self, state: State) -> Float32[np.ndarray, " action"]:
+        env = self._env
+        position, velocity = state[: env.mj_model.nq], state[env.mj_model.nq :]
+        self._patience -= 1
+        if env.position_error(position, self._goal).max() < env.tolerance:
+            self._rest -= 1
+            if self._rest < 0:
+                self._start_leg()
+        elif self._patience < 0:
+            self._start_leg()
+        gain, look_ahead = env.servo_gains
+        offset = env.offset_to(position, env.next_waypoint(position, self._goal))
+        wanted = np.clip(gain * (offset - look_ahead * velocity), -self._speed, self._speed)
+        self._noise = 0.8 * self._noise + 0.6 * self._rng.standard_normal(self._low.shape)
+        return scale_to_bounds(wanted + self._noise_level * self._noise, self._low, self._high)
+
+
 def scale_to_bounds(
     unit: Float[np.ndarray, " action"], low: Float32[np.ndarray, " action"], high: Float32[np.ndarray, " action"]
 ) -> Float32[np.ndarray, " action"]:
@@ -67,7 +118,10 @@ def scale_to_bounds(
     return np.clip(middle + half * unit, low, high).astype(np.float32)
 
 
-POLICIES: dict[str, Callable[[TaskEnv, np.random.Generator], Policy]] = {"random": RandomPolicy}
+POLICIES: dict[str, Callable[[TaskEnv, np.random.Generator], Policy]] = {
+    "random": RandomPolicy,
+    "waypoints": WaypointPolicy,
+}
 
 
 def make_policy(name: str, env: TaskEnv, rng: np.random.Generator) -> Policy:

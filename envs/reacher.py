@@ -33,6 +33,7 @@ class ReacherEnv(TaskEnv):
     frame_skip: ClassVar[int] = 4
     tolerance: ClassVar[float] = 0.05
     tolerance_text: ClassVar[str] = "0.05 rad on every joint"
+    servo_gains: ClassVar[tuple[float, float]] = (1.0, 0.1)
     parts: ClassVar[SceneParts] = SceneParts(
         camera="top",
         agent=("arm", "hand"),
@@ -72,6 +73,13 @@ class ReacherEnv(TaskEnv):
                 raise ValueError(
                     f"The {name} of reacher must be from {-limit:.4f} to {limit:.4f} rad, got {angle:g}"
                 )
+
+    def offset_to(
+        self, qpos: Float[np.ndarray, "*batch nq"], goal_qpos: Float[np.ndarray, "*batch nq"]
+    ) -> Float[np.ndarray, "*batch nq"]:
+        """The way from pose to pose: the shoulder turns the short way round, the wrist cannot."""
+        offset = goal_qpos - qpos
+        return np.stack([wrapped_angle(offset[..., 0]), offset[..., 1]], axis=-1)
 
     def position_error(
         self, qpos: Float[np.ndarray, "*batch nq"], goal_qpos: Float[np.ndarray, "*batch nq"]

@@ -36,8 +36,8 @@ class TaskEnv(gymnasium.Env):
     Environments of one task share their model and, in one thread, their renderer; the next state depends on
     state and action alone (MuJoCo's warm start, hidden state otherwise, is off).
 
-    A new task is a subclass in one file: the constants below, `make_spec`, `sample_state`, `position_error`
-    and, where the state is not what a robot would feel, `proprio`.
+    A new task is a subclass in one file: the constants below, `make_spec`, `sample_state`, `check_position`,
+    `position_error` and, where the state is not what a robot would feel, `proprio`.
     """
 
     name: ClassVar[str]
@@ -52,10 +52,11 @@ class TaskEnv(gymnasium.Env):
     """The tolerance in words, with its unit."""
     far_budget: ClassVar[int] = 200
     """Env steps in which any goal can be reached from anywhere, with time to spare."""
-    near_offset: ClassVar[int] = 25
-    """Env steps between the start and the goal of a near pair."""
     logging_policy: ClassVar[str] = "random"
     """Name of the policy that makes this task's logs; see `make_policy`."""
+    servo_gains: ClassVar[tuple[float, float]]
+    """Of the scripted policy: full action per unit of distance to its waypoint, and the time by which it looks
+    ahead along the velocity [s]."""
     parts: ClassVar[SceneParts]
     proprio_names: ClassVar[tuple[str, ...]]
     """What each entry of `proprio` is, with its unit."""
@@ -123,6 +124,18 @@ class TaskEnv(gymnasium.Env):
     ) -> Float[np.ndarray, "*batch component"]:
         """Distances that the tolerance is about, in its unit, none negative."""
         raise NotImplementedError
+
+    def offset_to(
+        self, qpos: Float[np.ndarray, "*batch nq"], goal_qpos: Float[np.ndarray, "*batch nq"]
+    ) -> Float[np.ndarray, "*batch nq"]:
+        """The way from one position to another, the short way round where positions are angles."""
+        return goal_qpos - qpos
+
+    def next_waypoint(
+        self, qpos: Float64[np.ndarray, " nq"], goal_qpos: Float64[np.ndarray, " nq"]
+    ) -> Float64[np.ndarray, " nq"]:
+        """Where the scripted policy heads for to get to the goal: the goal, or a way round an obstacle."""
+        return goal_qpos
 
     def proprio(self, state: Float[np.ndarray, "*batch state"]) -> Float[np.ndarray, "*batch proprio"]:
         """What the robot feels of `state`; `proprio_names` says what each number is."""
@@ -209,13 +222,13 @@ class TaskEnv(gymnasium.Env):
     def error(
         self, state: Float[np.ndarray, "*batch state"], goal_state: Float[np.ndarray, "*batch state"]
     ) -> Float[np.ndarray, "*batch"]:
-        """How far `state` is from the goal, in units of the tolerance: at most 1 is reached; velocities do not count."""
+        """How far `state` is from the goal in units of the tolerance; at most 1 is reached, velocities aside."""
         return np.max(self._scaled_error(state, goal_state), axis=-1)
 
     def state_distance(
         self, state: Float[np.ndarray, "*batch state"], goal_state: Float[np.ndarray, "*batch state"]
     ) -> Float[np.ndarray, "*batch"]:
-        """A smooth distance for planners that know the state: the Euclidean norm, in units of the tolerance."""
+        """A smooth distance for planners that know the state: Euclidean, in units of the tolerance."""
         return np.linalg.norm(self._scaled_error(state, goal_state), axis=-1)
 
     def reached(self, state: State, goal_state: State, scale: float = 1.0) -> bool:
@@ -234,7 +247,7 @@ class TaskEnv(gymnasium.Env):
         size = self.mj_model.nq + self.mj_model.nv
         state = np.asarray(state, np.float64)
         if state.shape != (size,) or not np.isfinite(state).all():
-            raise ValueError(f"a state of {self.name} is {size} finite numbers, qpos then qvel; got {state!r}")
+            raise ValueError(f"a state of {self.name} is {size} finite numbers, qpos then qvel, got {state!r}")
         return state
 
     def _draw(self, state: State, look: Look | None, image_size: int | None) -> Pixels:
@@ -261,8 +274,8 @@ def suite_spec(domain: str) -> mujoco.MjSpec:
     found = importlib.util.find_spec("dm_control")
     if found is None or not found.submodule_search_locations:
         raise ValueError(
-            f"The task {domain!r} needs dm_control, which is not installed (it has no wheels for Python >= 3.13). "
-            "Run: pip install 'dm-control>=1.0.50,<2' on Python 3.11 or 3.12, or use --env two_room"
+            f"The task {domain!r} needs dm_control, which is not installed (no wheels for Python >= 3.13). "
+            "Run: pip install 'dm-control>=1.0.50,<2' on Python 3.11 or 3.12, or use the task two_room"
         )
     suite = Path(found.submodule_search_locations[0]) / "suite"
     include = {f"common/{path.name}": path.read_bytes() for path in (suite / "common").glob("*.xml")}
