@@ -73,9 +73,9 @@ class StoreWriter:
         versions: Mapping[str, str] | None = None,
     ) -> None:
         self.root = Path(root)
-        recipe = json.loads(json.dumps(recipe))
-        manifest = Manifest(recipe, num_episodes, episodes_per_shard, versions=dict(versions or {}))
-        self.check(root, recipe, num_episodes, resume=resume, overwrite=overwrite)
+        plain = json.loads(json.dumps(recipe))
+        manifest = Manifest(plain, num_episodes, episodes_per_shard, versions=dict(versions or {}))
+        self.check(root, plain, num_episodes, resume=resume, overwrite=overwrite)
         going_on = resume and (self.root / MANIFEST_NAME).exists()
         self.root.mkdir(parents=True, exist_ok=True)
         self._lock = os.open(self.root, os.O_RDONLY)

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from gymnasium.spaces import Box
 
 from wm_plan.envs import LookRanges, choose_backend, make, sample_look
 from wm_plan.world_model.store_writer import StoreWriter, stage_episode
@@ -94,6 +95,7 @@ def make_recipe(config: CollectConfig) -> dict[str, Any]:
         ValueError: an unknown env or policy, or an image size that cannot be drawn.
     """
     env = make(config.env, image_size=config.image_size, render=False)
+    assert isinstance(env.action_space, Box)
     try:
         policy = config.policy or env.logging_policy
         _make_policy(policy, env, episode_seed(config.seed, 0))

@@ -11,30 +11,11 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from trajectories import RECIPE, make_episode, write_store
 
 from wm_plan.world_model.manifest import Manifest
 from wm_plan.world_model.store import TrajectoryStore
 from wm_plan.world_model.store_writer import StoreWriter, stage_episode
-
-RECIPE = {"env": "toy", "frame_skip": 4}
-
-
-def make_episode(index: int, num_steps: int = 5, size: int = 40) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(index)
-    action = rng.normal(size=(num_steps + 1, 2)).astype(np.float32)
-    action[-1] = np.nan
-    return {
-        "pixels": rng.integers(0, 255, (num_steps + 1, size, size, 3), dtype=np.uint8),
-        "action": action,
-        "state": np.full((num_steps + 1, 4), index, np.float64),
-    }
-
-
-def write_store(root: Path, num_episodes: int = 7, *, episodes_per_shard: int = 3, **options: int) -> Path:
-    with StoreWriter(root, RECIPE, num_episodes, episodes_per_shard=episodes_per_shard) as writer:
-        for index in writer.missing():
-            writer.write(index, make_episode(index, **options))
-    return root
 
 
 def files_of(root: Path) -> dict[str, bytes]:
@@ -98,7 +79,7 @@ KILLED = """
 import os, signal, sys
 sys.path.insert(0, {tests!r})
 import h5py
-from test_store import RECIPE, make_episode
+from trajectories import RECIPE, make_episode
 from wm_plan.world_model import shards
 from wm_plan.world_model.store_writer import StoreWriter
 writer = StoreWriter({root!r}, RECIPE, 7, episodes_per_shard=3)
@@ -121,7 +102,7 @@ for index in range(7):
 )
 def test_a_killed_writer_loses_one_episode_at_most(tmp_path: Path, function: str, call: int) -> None:
     root = tmp_path / "data"
-    script = KILLED.format(tests=str(Path(__file__).parent), root=str(root), function=function, call=call)
+    script = KILLED.format(tests=str(Path(__file__).parents[1]), root=str(root), function=function, call=call)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == -9, done.stderr
     with StoreWriter(root, RECIPE, 7, episodes_per_shard=3, resume=True) as writer:
