@@ -1,6 +1,7 @@
 """Choosing the OpenGL backend that MuJoCo renders with, on a machine with or without a screen."""
 
 import functools
+import importlib
 import json
 import os
 import platform
@@ -9,11 +10,21 @@ import sys
 from collections.abc import Callable, MutableMapping
 from pathlib import Path
 
-INSTALL_LINE = "apt-get install -y libegl1 libgl1-mesa-dri libopengl0"
-"""What a fresh Debian or Ubuntu without any GL must install for `MUJOCO_GL=egl`."""
+INSTALL_LINES = {
+    "egl": "apt-get install -y libegl1 libgl1-mesa-dri libopengl0",
+    "osmesa": "apt-get install -y libosmesa6",
+}
+"""What a fresh Debian or Ubuntu without any GL must install for each headless backend; one is enough."""
 
-_PROBE = "import {module} as gl; context = gl.GLContext(16, 16); context.make_current(); {check}; context.free()"
-_CHECK = "from OpenGL import GL; assert GL.glGetString(GL.GL_VERSION)"
+_PROBE = """
+import mujoco
+from {module} import GLContext
+context = GLContext(16, 16)
+context.make_current()
+model = mujoco.MjModel.from_xml_string("<mujoco/>")
+mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100.value).free()
+context.free()
+"""
 _MODULES = {"glfw": "mujoco.glfw", "egl": "mujoco.egl", "osmesa": "mujoco.osmesa"}
 _PROBE_TIMEOUT = 60.0
 
@@ -27,9 +38,10 @@ def choose_backend(
 ) -> str:
     """Name of the backend to render with; sets `MUJOCO_GL` when the user has not.
 
-    The user's own `MUJOCO_GL` is respected and never overwritten. Otherwise glfw (only where there is a `DISPLAY`),
-    egl and osmesa are tried in that order, each in a process of its own because a failed one cannot be
-    unloaded, and the answer is remembered in the user's cache. Away from Linux, MuJoCo's own choice is kept.
+    The user's own `MUJOCO_GL` is respected and never overwritten. Otherwise glfw (only where there is a
+    `DISPLAY`), egl and osmesa are tried in that order, each in a process of its own because a failed one
+    cannot be unloaded, and the answer is remembered in the user's cache. Away from Linux, MuJoCo's own
+    choice is kept.
 
     Args:
         environ: the environment to read and to write; `os.environ` when not given.
@@ -50,13 +62,14 @@ def choose_backend(
 
 
 def probe_backend(backend: str) -> str:
-    """Make a context of `backend` in a process of its own: "" when that works, else the reason in one line."""
-    code = _PROBE.format(module=_MODULES[backend], check="pass" if backend == "glfw" else _CHECK)
+    """Make a context of `backend` in a process of its own: "" when that works, else why not in one line."""
+    code = _PROBE.format(module=_MODULES[backend])
     environ = {**os.environ, "MUJOCO_GL": backend}
     environ.pop("PYOPENGL_PLATFORM", None)
+    command = [sys.executable, "-c", code]
     try:
         done = subprocess.run(
-            [sys.executable, "-c", code], env=environ, capture_output=True, text=True, timeout=_PROBE_TIMEOUT, check=False
+            command, env=environ, capture_output=True, text=True, timeout=_PROBE_TIMEOUT, check=False
         )
     except subprocess.TimeoutExpired:
         return f"no answer in {_PROBE_TIMEOUT:.0f} s"
@@ -78,12 +91,32 @@ def cache_file(environ: MutableMapping[str, str] | None = None) -> Path:
     return Path(base) / "wm-plan" / "gl.json"
 
 
-def no_backend_message(reasons: dict[str, str]) -> str:
-    """One line: what was tried, why it failed, and the command that mends it."""
-    tried = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
-    return (
-        f"No OpenGL backend works here ({tried}). Run: {INSTALL_LINE}   "
-        "(or: apt-get install -y libosmesa6), then try again."
+def backend_module(backend: str) -> str:
+    """The module of MuJoCo with the `GLContext` of `backend`; MuJoCo's own choice for any other name."""
+    return _MODULES.get(backend, "mujoco.gl_context")
+
+
+def import_mujoco() -> None:
+    """Import MuJoCo, which already needs GL where the user's `MUJOCO_GL` names a backend.
+
+    Raises:
+        GraphicsError: when that backend is unknown or cannot be loaded.
+    """
+    try:
+        importlib.import_module("mujoco")
+    except Exception as error:  # each backend fails in its own way
+        if not os.environ.get("MUJOCO_GL"):
+            raise
+        raise broken_backend(os.environ["MUJOCO_GL"], error) from error
+
+
+def broken_backend(backend: str, error: Exception) -> GraphicsError:
+    """The error that says why `backend` cannot render, and what mends it."""
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    mend = INSTALL_LINES.get(backend.strip().lower(), INSTALL_LINES["egl"])
+    return GraphicsError(
+        f"MUJOCO_GL={backend or 'unset'} cannot render here ({reason}). "
+        f"Unset MUJOCO_GL to have a working backend chosen, or run: {mend}"
     )
 
 
@@ -94,7 +127,10 @@ def _first_working(environ: MutableMapping[str, str], probe: Callable[[str], str
         if not reasons[backend]:
             _remember(backend, environ)
             return backend
-    raise GraphicsError(no_backend_message(reasons))
+    tried = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+    raise GraphicsError(
+        f"No OpenGL backend works here ({tried}). Run: {INSTALL_LINES['egl']}, or: {INSTALL_LINES['osmesa']}"
+    )
 
 
 def _remembered(environ: MutableMapping[str, str]) -> str | None:

@@ -67,14 +67,15 @@ class Look:
         """Refuse what cannot be drawn."""
         if self.floor_texture is not None and self.floor_texture not in FLOOR_TEXTURES:
             raise ValueError(
-                f"Unknown floor texture {self.floor_texture!r}. Known floor textures: {', '.join(FLOOR_TEXTURES)}"
+                f"Unknown floor texture {self.floor_texture!r}. "
+                f"Known floor textures: {', '.join(FLOOR_TEXTURES)}"
             )
         if self.samples not in (0, 2, 4, 8):
             raise ValueError(f"samples must be 0, 2, 4 or 8, got {self.samples}")
 
 
 PLAIN = Look()
-"""The fast look that logs, goals and controllers use: no shadows, reflections, skybox or haze, target hidden."""
+"""The fast look that logs, goals and controllers use: no shadows, reflections, sky, haze or target."""
 
 DEFAULT_MUJOCO = Look(shadows=True, reflections=True, skybox=True, haze=True, target_visible=True)
 """What the simulator draws when nobody changes a setting, the task's own target included."""
@@ -98,14 +99,14 @@ class LookRanges:
     """Fraction of looks in which a part keeps its own colour; each part decides alone."""
     colour: tuple[float, float] = (0.05, 0.95)
     contrast: float = 0.35
-    """The least distance in RGB of the agent, its effector and the walls from the floor and from the target."""
+    """The least distance in RGB of agent, effector and walls from the floor and from the target."""
     own_floor_rate: float = 0.2
     floor_texture_repeat: tuple[float, float] = (0.5, 3.0)
     target_rate: float = 0.3
     target_radius: float = 0.25
     """The target lies anywhere in the square of this half width about the origin [m]."""
     target_tint: float = 0.05
-    """Half width of each channel about `TARGET_RGB`: the target keeps its colour, so that it is no second agent."""
+    """Half width of each channel about `TARGET_RGB`, so that the target is never a second agent."""
     camera_shift: float = 0.03
     camera_tilt: float = 0.03
     camera_roll: float = 0.04
@@ -115,7 +116,9 @@ class LookRanges:
     noise_std: tuple[float, float] = (0.0, 5.0)
 
 
-def sample_look(rng: np.random.Generator, ranges: LookRanges | None = None, samples: int = PLAIN.samples) -> Look:
+def sample_look(
+    rng: np.random.Generator, ranges: LookRanges | None = None, samples: int = PLAIN.samples
+) -> Look:
     """Draw a varied look: light, colours, floor, shadows, target, camera and sensor.
 
     Args:

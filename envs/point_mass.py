@@ -21,8 +21,9 @@ _REACH = 0.28
 class PointMassEnv(TaskEnv):
     """A ball of 1 cm radius to a place on a floor of 60 cm a side, by forces.
 
-    State: x, y [m], and their velocities [m/s]. Action: forces in [-1, 1], 0.1 N at 1, on a mass of 0.3 kg with
-    damping of 1 N s/m. Reached: within 2 cm of the goal. Valid states: x and y within 28 cm of the middle.
+    State: x, y [m], and their velocities [m/s]. Action: forces in [-1, 1], 0.1 N at 1, on a mass of 0.3 kg
+        with damping of 1 N s/m. Reached: within 2 cm of the goal. Valid states: x and y within 28 cm of the
+        middle.
     """
 
     name: ClassVar[str] = "point_mass"
@@ -55,7 +56,9 @@ class PointMassEnv(TaskEnv):
         """Refuse a place beyond the floor."""
         for name, value in zip("xy", qpos, strict=True):
             if abs(value) > _REACH:
-                raise ValueError(f"The {name} of point_mass must be from {-_REACH} to {_REACH} m, got {value:g}")
+                raise ValueError(
+                    f"The {name} of point_mass must be from {-_REACH} to {_REACH} m, got {value:g}"
+                )
 
     def position_error(
         self, qpos: Float[np.ndarray, "*batch nq"], goal_qpos: Float[np.ndarray, "*batch nq"]

@@ -21,9 +21,10 @@ class Policy(Protocol):
 class RandomPolicy:
     """Correlated noise, held for `frame_skip` env steps, of a strength drawn anew for each episode.
 
-    The noise follows a <- .8 a + .6 n with n standard normal (its own std is 1), times the episode's amplitude in
-    [.15, 1]. In between come stretches of rest (zero action) and of braking (against the velocities), so that slow
-    motion and standing still are in the logs too: a planner that must stay at its goal needs both.
+    The noise follows a <- .8 a + .6 n with n standard normal (its own std is 1), times the episode's
+    amplitude in [.15, 1]. In between come stretches of rest (zero action) and of braking (against the
+    velocities), so that slow motion and standing still are in the logs too: a planner that must stay at its
+    goal needs both.
     """
 
     def __init__(self, env: TaskEnv, rng: np.random.Generator) -> None:
@@ -111,7 +112,9 @@ class WaypointPolicy:
 
 
 def scale_to_bounds(
-    unit: Float[np.ndarray, " action"], low: Float32[np.ndarray, " action"], high: Float32[np.ndarray, " action"]
+    unit: Float[np.ndarray, " action"],
+    low: Float32[np.ndarray, " action"],
+    high: Float32[np.ndarray, " action"],
 ) -> Float32[np.ndarray, " action"]:
     """An action from numbers of which [-1, 1] spans the bounds; what lies beyond is clipped."""
     middle, half = (low + high) / 2, (high - low) / 2

@@ -1,8 +1,8 @@
 """The two-link planar arm of dm_control's reacher (easy), its target hidden: bring both joints to a pose.
 
 Physics, actuators and control step are the suite's own. The camera `top` is ours: straight above the shoulder
-like the suite's `fixed`, but framing what the arm can reach (26 cm to each side of the shoulder) instead of the
-whole arena, so that a pixel is smaller: 5.5 mm at 96 px.
+like the suite's `fixed`, but framing what the arm can reach (26 cm to each side of the shoulder) instead of
+the whole arena, so that a pixel is smaller: 5.5 mm at 96 px.
 
 Source: dm_control.suite.reacher, https://arxiv.org/abs/2006.12983
 """
@@ -25,8 +25,9 @@ class ReacherEnv(TaskEnv):
     """Both joints of a two-link arm to a pose, by torques.
 
     State: shoulder, wrist [rad], and their velocities [rad/s]. Action: torques in [-1, 1], 0.05 N m at 1.
-    Reached: each joint within 0.05 rad of the goal's, angles wrapped. Valid states: the shoulder anywhere, the
-    wrist inside its limits of +-160 degrees (sampled states keep 0.02 rad away from them, out of the limits' springs).
+    Reached: each joint within 0.05 rad of the goal's, angles wrapped. Valid states: the shoulder anywhere,
+        the wrist inside its limits of +-160 degrees (sampled states keep 0.02 rad away from them, out of
+        the limits' springs).
     """
 
     name: ClassVar[str] = "reacher"
@@ -90,5 +91,12 @@ class ReacherEnv(TaskEnv):
     def proprio(self, state: Float[np.ndarray, "*batch state"]) -> Float[np.ndarray, "*batch proprio"]:
         """Cosine and sine of both joints, and their velocities."""
         shoulder, wrist = state[..., 0], state[..., 1]
-        parts = [np.cos(shoulder), np.sin(shoulder), np.cos(wrist), np.sin(wrist), state[..., 2], state[..., 3]]
+        parts = [
+            np.cos(shoulder),
+            np.sin(shoulder),
+            np.cos(wrist),
+            np.sin(wrist),
+            state[..., 2],
+            state[..., 3],
+        ]
         return np.stack(parts, axis=-1).astype(np.float32)

@@ -6,15 +6,16 @@ from typing import TYPE_CHECKING
 
 import gymnasium
 
+from .gl import import_mujoco
 from .looks import Look
 
 if TYPE_CHECKING:
     from .task import TaskEnv
 
 _TASKS = {
-    "reacher": ("wm_plan/Reacher-v0", "wm_plan.envs.reacher:ReacherEnv"),
-    "point_mass": ("wm_plan/PointMass-v0", "wm_plan.envs.point_mass:PointMassEnv"),
-    "two_room": ("wm_plan/TwoRoom-v0", "wm_plan.envs.two_room:TwoRoomEnv"),
+    "reacher": ("wm_plan/Reacher-v0", "ReacherEnv"),
+    "point_mass": ("wm_plan/PointMass-v0", "PointMassEnv"),
+    "two_room": ("wm_plan/TwoRoom-v0", "TwoRoomEnv"),
 }
 
 
@@ -28,28 +29,38 @@ def gymnasium_id(name: str) -> str:
     return _TASKS[_known(name)][0]
 
 
-def make(name: str, image_size: int | None = None, look: Look | None = None, render: bool = True) -> "TaskEnv":
+def make(
+    name: str,
+    image_size: int | None = None,
+    look: Look | None = None,
+    render: bool = True,
+    render_mode: str | None = "rgb_array",
+) -> "TaskEnv":
     """Make a built-in task; many of one task are cheap, since they share model and renderer.
 
     Args:
         name: one of `task_names()`.
-        image_size: height and width of an observation [px]; the default is 96.
+        image_size: height and width of an observation [px]; the default is `DEFAULT_IMAGE_SIZE`.
         look: how observations are drawn; `PLAIN` when not given.
         render: False leaves pixels out of observations, and then no GL is needed.
+        render_mode: what gymnasium passes on: "rgb_array" or None, which make no difference.
 
     Raises:
-        ValueError: for an unknown name (with the nearest known one), and for an image size that cannot be drawn.
+        ValueError: for an unknown name (with the nearest known one), and for an image size that cannot be
+            drawn.
+        GraphicsError: when the user's `MUJOCO_GL` cannot be loaded.
     """
-    module, _, attribute = _TASKS[_known(name)][1].partition(":")
-    task = getattr(importlib.import_module(module), attribute)
-    return task(image_size=image_size, look=look, render=render)
+    attribute = _TASKS[_known(name)][1]
+    import_mujoco()
+    task = getattr(importlib.import_module(f".{name}", __package__), attribute)
+    return task(image_size=image_size, look=look, render=render, render_mode=render_mode)
 
 
 def register_envs() -> None:
     """Tell gymnasium about every task; doing so again changes nothing."""
-    for env_id, entry_point in _TASKS.values():
+    for name, (env_id, _) in _TASKS.items():
         if env_id not in gymnasium.registry:
-            gymnasium.register(id=env_id, entry_point=entry_point)
+            gymnasium.register(id=env_id, entry_point=f"{__name__}:make", kwargs={"name": name})
 
 
 def _known(name: str) -> str:

@@ -6,12 +6,13 @@ import math
 import os
 import threading
 from dataclasses import dataclass
+from typing import Any
 
 import mujoco
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from .gl import INSTALL_LINE, GraphicsError, choose_backend, forget_backend
+from .gl import backend_module, broken_backend, choose_backend, forget_backend
 from .looks import FLOOR_TEXTURES, PLAIN, Look
 
 DEFAULT_IMAGE_SIZE = 96
@@ -21,6 +22,7 @@ TARGET_GROUP = 4
 """Geoms of this group are drawn only when a look shows the target."""
 
 Pixels = UInt8[np.ndarray, "height width 3"]
+RendererKey = tuple[str, int, int]
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,11 @@ def check_image_size(image_size: int) -> int:
     Raises:
         ValueError: when it is not a whole number from 16 to 2048.
     """
-    if isinstance(image_size, bool) or int(image_size) != image_size or not 16 <= image_size <= MAX_IMAGE_SIZE:
-        raise ValueError(f"image_size must be a whole number of pixels from 16 to {MAX_IMAGE_SIZE}, got {image_size!r}")
+    whole = isinstance(image_size, int | np.integer) and not isinstance(image_size, bool)
+    if not whole or not 16 <= image_size <= MAX_IMAGE_SIZE:
+        raise ValueError(
+            f"image_size must be a whole number of pixels from 16 to {MAX_IMAGE_SIZE}, got {image_size!r}"
+        )
     return int(image_size)
 
 
@@ -170,13 +175,15 @@ class SceneRenderer:
 
 
 class SharedRenderers:
-    """Renderers by task, process and thread; each is freed when the last environment that borrowed it closes."""
+    """Renderers by task, process and thread; each is freed when its last borrower gives it back."""
 
     def __init__(self) -> None:
-        self._held: dict[tuple[str, int, int], tuple[SceneRenderer, int]] = {}
+        self._held: dict[RendererKey, tuple[SceneRenderer, int]] = {}
         self._registered = False
 
-    def borrow(self, name: str, model: mujoco.MjModel, parts: SceneParts) -> tuple[tuple[str, int, int], SceneRenderer]:
+    def borrow(
+        self, name: str, model: mujoco.MjModel, parts: SceneParts
+    ) -> tuple[RendererKey, SceneRenderer]:
         """The renderer of task `name` for this thread, and the key that gives it back."""
         key = (name, os.getpid(), threading.get_ident())
         renderer, count = self._held.get(key) or (SceneRenderer(model, parts), 0)
@@ -186,7 +193,7 @@ class SharedRenderers:
             self._registered = True
         return key, renderer
 
-    def give_back(self, key: tuple[str, int, int]) -> None:
+    def give_back(self, key: RendererKey) -> None:
         """Say that one borrower is done with the renderer."""
         if key not in self._held:
             return
@@ -207,20 +214,17 @@ class SharedRenderers:
 SHARED_RENDERERS = SharedRenderers()
 
 
-def _make_gl_context() -> "object":
+def _make_gl_context() -> Any:  # noqa: ANN401
     """A GL context of the chosen backend, whatever MuJoCo itself picked when it was imported."""
     backend = choose_backend()
-    module = {"egl": "mujoco.egl", "osmesa": "mujoco.osmesa", "glfw": "mujoco.glfw"}.get(backend, "mujoco.gl_context")
     try:
-        context = importlib.import_module(module).GLContext(DEFAULT_IMAGE_SIZE, DEFAULT_IMAGE_SIZE)
+        context = importlib.import_module(backend_module(backend)).GLContext(16, 16)
         context.make_current()
-    except Exception as error:  # each backend fails in its own way: ImportError, AttributeError, GLError, RuntimeError
+        trial = mujoco.MjModel.from_xml_string("<mujoco/>")
+        mujoco.MjrContext(trial, mujoco.mjtFontScale.mjFONTSCALE_100.value).free()
+    except Exception as error:  # each backend fails in its own way: ImportError, AttributeError, FatalError
         forget_backend()
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise GraphicsError(
-            f"MUJOCO_GL={backend or 'unset'} cannot render here: {reason}. "
-            f"Unset MUJOCO_GL to have a working backend chosen, or run: {INSTALL_LINE}"
-        ) from error
+        raise broken_backend(backend, error) from error
     return context
 
 
@@ -298,5 +302,6 @@ def _clouds(rng: np.random.Generator, side: int) -> Float[np.ndarray, "side side
     for down in range(4):
         for right in range(4):
             if down or right:
-                field += rng.normal() / (down + right) * np.cos(down * row + right * column + rng.uniform(0, 2 * np.pi))
+                phase = down * row + right * column + rng.uniform(0, 2 * np.pi)
+                field += rng.normal() / (down + right) * np.cos(phase)
     return field / np.abs(field).max()

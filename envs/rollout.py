@@ -44,6 +44,7 @@ def collect_episode(
     num_steps: int,
     seed: int,
     looks: Callable[[np.random.Generator], Look] | None = None,
+    *,
     frame_skip: int | None = None,
 ) -> Episode:
     """Log `num_steps` model steps of `policy` from where `env.reset(seed)` starts.
@@ -65,7 +66,7 @@ def collect_episode(
     look_rng = np.random.default_rng([seed, 1])
     env.reset(seed=seed)
     pixels, varied, states = [], [], []
-    actions = np.full((num_steps + 1, *env.action_space.shape), np.nan, np.float32)
+    actions = np.full((num_steps + 1, env.mj_model.nu), np.nan, np.float32)
     for index in range(num_steps + 1):
         pixels.append(env.render())
         states.append(env.get_state())

@@ -1,4 +1,4 @@
-"""What every built-in task is: a gymnasium environment over one MuJoCo model, with goals, looks and tolerances."""
+"""What every built-in task is: a gymnasium environment on a MuJoCo model, with goals and tolerances."""
 
 import importlib.util
 from collections.abc import Callable, Sequence
@@ -32,9 +32,9 @@ class TaskEnv(gymnasium.Env):
     """A task on one MuJoCo model: pixels and proprio out, true actuator commands in.
 
     One `step` is one control step of `control_timestep` seconds; actions are never repeated. A state is qpos
-    then qvel, float64. Reward is 0 and no episode ends by itself: whoever plans decides when a goal is reached.
-    Environments of one task share their model and, in one thread, their renderer; the next state depends on
-    state and action alone (MuJoCo's warm start, hidden state otherwise, is off).
+    then qvel, float64. Reward is 0 and no episode ends by itself: whoever plans decides when a goal is
+    reached. Environments of one task share their model and, in one thread, their renderer; the next state
+    depends on state and action alone (MuJoCo's warm start, hidden state otherwise, is off).
 
     A new task is a subclass in one file: the constants below, `make_spec`, `sample_state`, `check_position`,
     `position_error` and, where the state is not what a robot would feel, `proprio`.
@@ -55,15 +55,15 @@ class TaskEnv(gymnasium.Env):
     logging_policy: ClassVar[str] = "random"
     """Name of the policy that makes this task's logs; see `make_policy`."""
     servo_gains: ClassVar[tuple[float, float]]
-    """Of the scripted policy: full action per unit of distance to its waypoint, and the time by which it looks
-    ahead along the velocity [s]."""
+    """Of the scripted policy: full action per unit of distance to its waypoint, and the time by which it
+    looks ahead along the velocity [s]."""
     parts: ClassVar[SceneParts]
     proprio_names: ClassVar[tuple[str, ...]]
     """What each entry of `proprio` is, with its unit."""
     goal_names: ClassVar[tuple[str, ...]]
     """What each number of a goal given as text is, with its unit and range."""
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 50}
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 50}
 
     def __init__(
         self,
@@ -77,7 +77,8 @@ class TaskEnv(gymnasium.Env):
         Args:
             image_size: height and width of an observation [px]; 96 when not given.
             look: how observations are drawn; `PLAIN` when not given.
-            render: False leaves pixels out of observations and needs no GL; `render` still works where there is one.
+            render: False leaves pixels out of observations and needs no GL; `render` still works where
+                there is one.
             render_mode: for gymnasium; "rgb_array" or None.
         """
         self.image_size = check_image_size(DEFAULT_IMAGE_SIZE if image_size is None else image_size)
@@ -91,7 +92,7 @@ class TaskEnv(gymnasium.Env):
         self._scratch = mujoco.MjData(self.mj_model)
         self._renderer: tuple[tuple[str, int, int], SceneRenderer] | None = None
         low, high = self.mj_model.actuator_ctrlrange.T.astype(np.float32)
-        self.action_space = gymnasium.spaces.Box(low, high, dtype=np.float32)
+        self.action_space: gymnasium.spaces.Box = gymnasium.spaces.Box(low, high, dtype=np.float32)
         spaces: dict[str, gymnasium.Space] = {}
         if render:
             spaces["pixels"] = gymnasium.spaces.Box(0, 255, (self.image_size, self.image_size, 3), np.uint8)
@@ -143,7 +144,9 @@ class TaskEnv(gymnasium.Env):
 
     # gymnasium's interface.
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict]:
         """Start anew at `options["state"]`, or at rest in a state drawn from the valid ones."""
         super().reset(seed=seed)
         options = options or {}
@@ -155,11 +158,11 @@ class TaskEnv(gymnasium.Env):
         return self.observe(), self._info()
 
     def step(self, action: Float[np.ndarray, " action"]) -> tuple[Observation, float, bool, bool, dict]:
-        """Apply `action` for one control step; outside its bounds it is clipped to them, as the actuators do."""
+        """Apply `action` for one control step, clipped to its bounds as the actuators do."""
         self.advance(action)
         return self.observe(), 0.0, False, False, self._info()
 
-    def render(self, look: Look | None = None, image_size: int | None = None) -> Pixels:  # type: ignore[override]
+    def render(self, look: Look | None = None, image_size: int | None = None) -> Pixels:
         """Draw the current state, in the environment's own look and size unless told otherwise."""
         return self._draw(self.get_state(), look, image_size)
 
@@ -172,7 +175,7 @@ class TaskEnv(gymnasium.Env):
     # States.
 
     def get_state(self) -> State:
-        """qpos then qvel, a copy."""
+        """A copy of qpos, then qvel."""
         return np.concatenate([self._data.qpos, self._data.qvel])
 
     def set_state(self, state: State) -> None:
@@ -211,9 +214,13 @@ class TaskEnv(gymnasium.Env):
         try:
             qpos = np.array([float(part) for part in parts], np.float64)
         except (TypeError, ValueError):
-            raise ValueError(f"A state of {self.name} is given as numbers ({wanted}), got {values!r}") from None
+            raise ValueError(
+                f"A state of {self.name} is given as numbers ({wanted}), got {values!r}"
+            ) from None
         if qpos.shape != (self.mj_model.nq,) or not np.isfinite(qpos).all():
-            raise ValueError(f"A state of {self.name} is {self.mj_model.nq} numbers ({wanted}), got {values!r}")
+            raise ValueError(
+                f"A state of {self.name} is {self.mj_model.nq} numbers ({wanted}), got {values!r}"
+            )
         self.check_position(qpos)
         return np.concatenate([qpos, np.zeros(self.mj_model.nv)])
 
@@ -222,7 +229,7 @@ class TaskEnv(gymnasium.Env):
     def error(
         self, state: Float[np.ndarray, "*batch state"], goal_state: Float[np.ndarray, "*batch state"]
     ) -> Float[np.ndarray, "*batch"]:
-        """How far `state` is from the goal in units of the tolerance; at most 1 is reached, velocities aside."""
+        """How far `state` is from the goal in units of the tolerance: reached at 1, velocities aside."""
         return np.max(self._scaled_error(state, goal_state), axis=-1)
 
     def state_distance(
@@ -247,7 +254,9 @@ class TaskEnv(gymnasium.Env):
         size = self.mj_model.nq + self.mj_model.nv
         state = np.asarray(state, np.float64)
         if state.shape != (size,) or not np.isfinite(state).all():
-            raise ValueError(f"a state of {self.name} is {size} finite numbers, qpos then qvel, got {state!r}")
+            raise ValueError(
+                f"a state of {self.name} is {size} finite numbers, qpos then qvel, got {state!r}"
+            )
         return state
 
     def _draw(self, state: State, look: Look | None, image_size: int | None) -> Pixels:

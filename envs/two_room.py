@@ -21,9 +21,10 @@ _CLEARANCE = 0.002
 class TwoRoomEnv(TaskEnv):
     """A ball of 4 cm radius to a place on the floor of two rooms, 1 m wide together, through a door of 20 cm.
 
-    State: x, y [m] from the middle, and their velocities [m/s]. Action: wanted velocities, -0.7 to 0.7 m/s; the ball
-    takes them up with a time constant of 0.1 s, and crosses the room in about 1.5 s. Reached: within 4 cm of the
-    goal, 4 % of the room's width. Valid states: wherever the ball touches no wall, the doorway included.
+    State: x, y [m] from the middle, and their velocities [m/s]. Action: wanted velocities, -0.7 to 0.7 m/s;
+        the ball takes them up with a time constant of 0.1 s, and crosses the room in about 1.5 s. Reached:
+        within 4 cm of the goal, 4 % of the room's width. Valid states: wherever the ball touches no wall,
+        the doorway included.
     """
 
     name: ClassVar[str] = "two_room"
@@ -33,7 +34,12 @@ class TwoRoomEnv(TaskEnv):
     logging_policy: ClassVar[str] = "waypoints"
     servo_gains: ClassVar[tuple[float, float]] = (8.0, 0.1)
     parts: ClassVar[SceneParts] = SceneParts(
-        camera="top", agent=("agent",), floor=("ground",), walls=_WALLS, target="target", target_position=(-0.25, -0.25)
+        camera="top",
+        agent=("agent",),
+        floor=("ground",),
+        walls=_WALLS,
+        target="target",
+        target_position=(-0.25, -0.25),
     )
     proprio_names: ClassVar[tuple[str, ...]] = ("x [m]", "y [m]", "x velocity [m/s]", "y velocity [m/s]")
     goal_names: ClassVar[tuple[str, ...]] = ("x [m, -0.46 to 0.46]", "y [m, -0.46 to 0.46]")
@@ -55,8 +61,8 @@ class TwoRoomEnv(TaskEnv):
         if np.abs(qpos).max() > 0.46 or self.clearance(qpos) < 0:
             x, y = qpos
             raise ValueError(
-                f"The ball of two_room cannot be at ({x:g}, {y:g}): that is in a wall. Give x and y from -0.46 to "
-                "0.46 m, with x at least 0.06 from 0 except in the door (y from 0.09 to 0.21)"
+                f"The ball of two_room cannot be at ({x:g}, {y:g}), in a wall. Give x and y from -0.46 to 0.46 m, "
+                "with x at least 0.06 from 0 except in the door (y from 0.09 to 0.21)"
             )
 
     def position_error(
@@ -75,7 +81,9 @@ class TwoRoomEnv(TaskEnv):
         straight = np.linalg.norm(goal - place, axis=-1)
         return np.where(place[..., 0] * goal[..., 0] < 0, around, straight) / self.tolerance
 
-    def next_waypoint(self, qpos: Float64[np.ndarray, " nq"], goal_qpos: Float64[np.ndarray, " nq"]) -> np.ndarray:
+    def next_waypoint(
+        self, qpos: Float64[np.ndarray, " nq"], goal_qpos: Float64[np.ndarray, " nq"]
+    ) -> np.ndarray:
         """The goal itself, or on the way to the other room the door's near side and then its far side."""
         if qpos[0] * goal_qpos[0] >= 0:
             return goal_qpos
