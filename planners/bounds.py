@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
+import numpy.typing as npt
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -23,17 +22,17 @@ class ActionBounds:
     """
 
     def __init__(
-        self, action_space: Any, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+        self, action_space: object, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
     ) -> None:
         low, high = _low_high(action_space)
         if low.ndim != 1 or low.shape != high.shape or low.size == 0:
             raise ValueError(
-                f"Action bounds have shapes {low.shape} and {high.shape}; give low and high of one shape (A,), A >= 1"
+                f"Action bounds have shapes {low.shape} and {high.shape}; give both one shape (A,)"
             )
         if not (np.isfinite(low).all() and np.isfinite(high).all()):
             raise ValueError(f"Action bounds low={low}, high={high} are not finite; give a bounded Box")
         if not (low < high).all():
-            raise ValueError(f"Action bounds low={low}, high={high} are empty; every low must be below its high")
+            raise ValueError(f"Action bounds low={low}, high={high} are empty; give low < high")
         self.low = _inwards(low, dtype, np.inf).to(device)
         self.high = _inwards(high, dtype, -np.inf).to(device)
         self.centre = (self.low + self.high) / 2
@@ -57,7 +56,7 @@ class SequenceLimits:
             number, or one per action number; None for no limit.
     """
 
-    def __init__(self, bounds: ActionBounds, horizon: int, rate_limit: Any = None) -> None:
+    def __init__(self, bounds: ActionBounds, horizon: int, rate_limit: npt.ArrayLike | None = None) -> None:
         self.horizon = horizon
         self.low = bounds.low.repeat(horizon)
         self.high = bounds.high.repeat(horizon)
@@ -65,9 +64,7 @@ class SequenceLimits:
         same = bool((bounds.low == bounds.low[0]).all() and (bounds.high == bounds.high[0]).all())
         # One pair of numbers clamps several times faster than tensors do.
         self._scalar = (bounds.low[0].item(), bounds.high[0].item()) if same else None
-        self.rate: Float[Tensor, " action"] | None = None
-        if rate_limit is not None:
-            self.rate = _rate(rate_limit, bounds)
+        self.rate = None if rate_limit is None else _rate(rate_limit, bounds)
 
     def __call__(
         self,
@@ -78,6 +75,7 @@ class SequenceLimits:
         """Move `sequences` inside the limits, in place.
 
         Args:
+            sequences: changed in place.
             previous_action: the last executed action, that the first step may not jump away from; a row of
                 NaN has none.
             prefix: actions already committed; every candidate starts with them.
@@ -91,23 +89,25 @@ class SequenceLimits:
             committed = prefix.shape[1]
             sequences[:, :, :committed] = prefix.unsqueeze(1)
         if self.rate is not None:
-            self._limit_rate(sequences, previous_action, committed // self.action_dim)
+            self._limit_rate(sequences, self.rate, previous_action, committed // self.action_dim)
         return sequences
 
-    def _limit_rate(self, sequences: Tensor, previous_action: Tensor | None, first: int) -> None:
+    def _limit_rate(
+        self, sequences: Tensor, rate: Tensor, previous_action: Tensor | None, first: int
+    ) -> None:
         steps = sequences.view(*sequences.shape[:2], self.horizon, self.action_dim)
         if first == 0 and previous_action is not None:
             before = previous_action.unsqueeze(1)
             unknown = before.isnan()
-            lowest = (before - self.rate).masked_fill(unknown, -torch.inf)
-            highest = (before + self.rate).masked_fill(unknown, torch.inf)
+            lowest = (before - rate).masked_fill(unknown, -torch.inf)
+            highest = (before + rate).masked_fill(unknown, torch.inf)
             steps[:, :, 0] = steps[:, :, 0].clamp(lowest, highest)
         for step in range(max(first, 1), self.horizon):
             before = steps[:, :, step - 1]
-            steps[:, :, step] = steps[:, :, step].clamp(before - self.rate, before + self.rate)
+            steps[:, :, step] = steps[:, :, step].clamp(before - rate, before + rate)
 
 
-def _low_high(action_space: Any) -> tuple[np.ndarray, np.ndarray]:
+def _low_high(action_space: object) -> tuple[np.ndarray, np.ndarray]:
     if hasattr(action_space, "low") and hasattr(action_space, "high"):
         low, high = action_space.low, action_space.high
     elif isinstance(action_space, (tuple, list)) and len(action_space) == 2:
@@ -127,11 +127,11 @@ def _inwards(bound: np.ndarray, dtype: torch.dtype, towards: float) -> Tensor:
     return torch.where(outside, torch.nextafter(rounded, torch.full_like(rounded, towards)), rounded)
 
 
-def _rate(rate_limit: Any, bounds: ActionBounds) -> Tensor:
+def _rate(rate_limit: npt.ArrayLike, bounds: ActionBounds) -> Tensor:
     rate = torch.as_tensor(np.asarray(rate_limit, dtype=np.float64)).to(bounds.low)
     if rate.ndim > 1 or rate.numel() not in {1, bounds.action_dim} or not bool((rate > 0).all()):
         raise ValueError(
-            f"rate_limit={rate_limit} is not allowed; give one number greater than 0, or {bounds.action_dim} of them"
+            f"rate_limit={rate_limit!r} is not allowed; give 1 or {bounds.action_dim} numbers greater than 0"
         )
     # Rounding a + rate may overstep by one unit in the last place: stay that much inside.
     slack = 4 * torch.finfo(rate.dtype).eps * torch.maximum(bounds.low.abs(), bounds.high.abs())

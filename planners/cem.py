@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from .search import Search, weighted_moments
 from .settings import check_at_least, check_fraction
-from .shooting import Search, ShootingConfig, ShootingPlanner, weighted_moments
+from .shooting import ShootingConfig, ShootingPlanner
 
 
 @dataclass
@@ -53,10 +54,6 @@ class CEM(ShootingPlanner):
 
     config_class: ClassVar[type[ShootingConfig]] = CEMConfig
 
-    def __init__(self, action_space: Any, config: Any = None, **overrides: Any) -> None:
-        super().__init__(action_space, config, **overrides)
-        self._min_std = self.config.min_std * self._half_range
-
     def refit(self, search: Search, candidates: Tensor, ranking: Tensor) -> Float[Tensor, " batch"]:
         """Fit mean and std to the elites; rows without any finite cost stay as they are."""
         batch_size, num_candidates, flat = candidates.shape
@@ -70,14 +67,14 @@ class CEM(ShootingPlanner):
         if self.config.momentum:
             mean = torch.lerp(mean, search.mean, self.config.momentum)
             std = torch.lerp(std, search.std, self.config.momentum)
-        search.move(mean, torch.maximum(std, self._min_std), finite[:, :1])
+        search.move(mean, torch.maximum(std, self.config.min_std * self._half_range), finite[:, :1])
         num_kept = int(self.config.keep_elites * self.config.num_elites)
         if num_kept:
             self._keep(search, elites[:, :num_kept], finite[:, :num_kept])
         return count.squeeze(1).to(self.dtype)
 
     def _keep(self, search: Search, elites: Tensor, finite: Tensor) -> None:
-        """Remember elites for the next iteration; those of infinite cost are replaced by the best sequence."""
+        """Remember elites for the next iteration; the best sequence replaces those of infinite cost."""
         elites = torch.where(finite.unsqueeze(2), elites, search.best.unsqueeze(1))
         if search.kept is not None and search.running is not None:
             elites = torch.where(search.running.view(-1, 1, 1), elites, search.kept)

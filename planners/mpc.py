@@ -8,11 +8,12 @@ from enum import StrEnum
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from .objectives import evaluator
-from .protocol import CostFn, Evaluation, Objective, Plan, Planner
+from .protocol import CostFn, Evaluation, ImaginationModel, Objective, Plan, Planner
 from .seeding import mix
 
 
@@ -26,21 +27,21 @@ class Tail(StrEnum):
 
 
 class MPC:
-    """Model predictive control in latent space: one `act` an env step, one plan every `replan_every` model steps.
+    """Model predictive control in latent space: an `act` an env step, a plan every few model steps.
 
     Frames are looked at when a model step begins, each is encoded once, and so is the goal. Batch rows are
     independent: a row acts as it would alone with the same seed. Rows may be reset at different times.
 
     Args:
-        model: `encode` and `rollout` as in `ImaginationModel`, and, unless given here, `frame_skip` and `history`.
+        model: `encode` and `rollout`, and, unless given here, `frame_skip` and `history`.
         planner: any planner; its `action_dim` is the env's, times `frame_skip` with action blocks.
         objective: cost of imagined latents.
         replan_every: model steps executed of each plan, at most the planner's horizon.
         frame_skip: env steps a model step lasts; the model's own if None.
         history: frames of context; the model's own if None.
-        action_block: a plan's action holds a different action for each env step of a model step; otherwise one
-            action is held.
-        prior: proposes sequences to try: maps (context (R, T, ...), goal (R, 1, ...)) to actions (R, M, H, A).
+        action_block: a plan's action holds a different action for each env step of a model step; otherwise
+            one action is held.
+        prior: proposes sequences to try: (context (R, T, ...), goal (R, 1, ...)) -> actions (R, M, H, A).
         budget: seconds a plan may take; None for no limit.
         tail: what a shifted warm start ends with.
         imagine: also imagine the latents along the chosen plan (one more rollout of one candidate).
@@ -57,7 +58,7 @@ class MPC:
 
     def __init__(
         self,
-        model: Any,
+        model: ImaginationModel,
         planner: Planner,
         objective: Objective,
         *,
@@ -78,16 +79,16 @@ class MPC:
         self.history = int(model.history if history is None else history)
         if not 1 <= replan_every <= planner.horizon:
             raise ValueError(
-                f"replan_every={replan_every} is not allowed; give 1 to the planner's horizon={planner.horizon}"
+                f"replan_every={replan_every} is not allowed; give 1 to horizon={planner.horizon}"
             )
         if self.frame_skip < 1 or self.history < 1:
             raise ValueError(
-                f"frame_skip={self.frame_skip} and history={self.history} are not allowed; give 1 or more each"
+                f"frame_skip={self.frame_skip}, history={self.history} are not allowed; give 1 or more each"
             )
         if action_block and planner.action_dim % self.frame_skip:
             raise ValueError(
-                f"The planner's action_dim={planner.action_dim} is no multiple of frame_skip={self.frame_skip},"
-                " as action_block=True needs; give the planner bounds repeated frame_skip times"
+                f"action_block=True needs the env's bounds repeated frame_skip={self.frame_skip} times;"
+                f" {planner.action_dim} is no multiple of that"
             )
         self.replan_every = replan_every
         self.action_block = action_block
@@ -102,9 +103,11 @@ class MPC:
         self.replanned = False
         self._seed: int | Sequence[int] = seed
         self._goal: Tensor | None = None
+        self._executed_action = torch.empty(0)
+        self._executed_action = torch.empty(0)
         self._batch_size = 0
 
-    def reset(self, seed: int | Sequence[int] | None = 0, mask: Any = None) -> None:
+    def reset(self, seed: int | Sequence[int] | None = 0, mask: npt.ArrayLike | None = None) -> None:
         """Begin new episodes: forget histories, plans and warm starts; goals stay.
 
         Args:
@@ -123,10 +126,10 @@ class MPC:
             return
         rows = torch.as_tensor(np.asarray(mask), dtype=torch.bool)
         if rows.shape != (self._batch_size,):
-            raise ValueError(f"mask has shape {tuple(rows.shape)}; give ({self._batch_size},), one entry a row")
+            raise ValueError(f"mask has shape {tuple(rows.shape)}; give ({self._batch_size},)")
         self._restart(rows.nonzero().squeeze(1))
 
-    def set_goal(self, image: Any, mask: Any = None) -> None:
+    def set_goal(self, image: npt.ArrayLike, mask: npt.ArrayLike | None = None) -> None:
         """Set the goal, at any time; it counts from the next model step on, when plans are made anew.
 
         Args:
@@ -139,7 +142,7 @@ class MPC:
         frames = _as_frames(image, "The goal image")
         self.set_goal_latent(self._encode(frames.unsqueeze(1)), mask)
 
-    def set_goal_latent(self, latent: Tensor, mask: Any = None) -> None:
+    def set_goal_latent(self, latent: Tensor, mask: npt.ArrayLike | None = None) -> None:
         """Set the goal by its latent (1 or B, 1, ...); otherwise as `set_goal`."""
         if mask is None or self._goal is None:
             self._goal = latent
@@ -163,7 +166,7 @@ class MPC:
         """Newest observed latent (B, ...) of each row; None before the first `act`."""
         return self._context[:, -1] if self._batch_size else None
 
-    def act(self, observation: Mapping[str, Any], active: Any = None) -> np.ndarray:
+    def act(self, observation: Mapping[str, Any], active: npt.ArrayLike | None = None) -> np.ndarray:
         """The action to apply now.
 
         Call once an env step. A row without its own axis, pixels (H, W, 3), gives an action (A,).
@@ -189,7 +192,7 @@ class MPC:
             self._start(len(frames))
         elif len(frames) != self._batch_size:
             raise ValueError(
-                f"pixels hold {len(frames)} rows, but the episode began with {self._batch_size}; call reset() first"
+                f"pixels have {len(frames)} rows, the episode has {self._batch_size}; call reset() first"
             )
         chosen = torch.ones(self._batch_size, dtype=torch.bool)
         if active is not None:
@@ -239,7 +242,7 @@ class MPC:
         assert self._goal is not None
         if len(self._goal) not in {1, batch_size}:
             raise ValueError(
-                f"{len(self._goal)} goal images were given for a batch of {batch_size}; give one, or one a row"
+                f"{len(self._goal)} goal images do not fit a batch of {batch_size}; give one, or one a row"
             )
 
     def _encode(self, frames: Tensor, proprio: Tensor | None = None) -> Tensor:
@@ -267,7 +270,7 @@ class MPC:
         start = time.perf_counter()
         assert self._goal is not None
         context = self._context[rows]
-        goal = self._goal[rows] if len(self._goal) > 1 else self._goal.expand(len(rows), *self._goal.shape[1:])
+        goal = self._goal[rows if len(self._goal) > 1 else torch.zeros_like(rows)]
         plan = self.planner.optimize(
             self._cost_fn(context, goal),
             batch_size=len(rows),
@@ -303,12 +306,12 @@ class MPC:
             return [mix(self._seed, row, number) for row, number in zip(rows.tolist(), numbers, strict=True)]
         if len(self._seed) != self._batch_size:
             raise ValueError(
-                f"{len(self._seed)} seeds were given for a batch of {self._batch_size}; give one number, or one a row"
+                f"{len(self._seed)} seeds do not fit a batch of {self._batch_size}; give one, or one a row"
             )
         return [mix(self._seed[row], 0, number) for row, number in zip(rows.tolist(), numbers, strict=True)]
 
     def _warm_start(self, rows: Tensor) -> Tensor:
-        """The last plans, moved on by the model steps executed of them; rows without a plan start in the middle."""
+        """The last plans, moved on by the steps executed of them; rows without one start in the middle."""
         shifted = self._shift(self._planned[rows].unsqueeze(1), rows)[:, 0]
         return torch.where(self._has_plan[rows].view(-1, 1, 1), shifted, torch.nan)
 
@@ -353,16 +356,18 @@ class MPC:
         self._substep = torch.where(ended, 0, self._substep)
 
 
-def _terms(objective: Any) -> list[Any]:
-    return objective.terms() if hasattr(objective, "terms") else [objective]
+def _terms(objective: object) -> list[Any]:
+    terms = getattr(objective, "terms", None)
+    return [objective] if terms is None else terms()
 
 
-def _as_frames(image: Any, name: str) -> Tensor:
+def _as_frames(image: npt.ArrayLike, name: str) -> Tensor:
     frames = torch.as_tensor(np.asarray(image))
     if frames.ndim == 3:
         frames = frames.unsqueeze(0)
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != torch.uint8:
         raise ValueError(
-            f"{name} has shape {tuple(np.shape(image))} and type {frames.dtype}; give (H, W, 3) or (B, H, W, 3) uint8"
+            f"{name} has shape {tuple(np.shape(image))} and type {frames.dtype};"
+            " give (H, W, 3) or (B, H, W, 3) uint8"
         )
     return frames

@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from .search import Search, weighted_moments
 from .settings import check_above_zero, check_at_least, check_fraction
-from .shooting import Search, ShootingConfig, ShootingPlanner, weighted_moments
+from .shooting import ShootingConfig, ShootingPlanner
 
 
 @dataclass
@@ -22,8 +23,8 @@ class MPPIConfig(ShootingConfig):
     normalize_costs: bool = True
     """Divide costs by their std among the candidates first: latent cost scales are arbitrary."""
     target_sample_size: float = 0.0
-    """Choose the temperature in each iteration so that the effective sample size is this share of the candidates;
-    0 uses `temperature`."""
+    """Choose the temperature in each iteration so that the effective sample size is this share of the
+    candidates; 0 uses `temperature`."""
     importance_correction: bool = False
     """Weigh candidates as samples of the uncontrolled distribution; needs `normalize_costs` off."""
     update_std: bool = True
@@ -44,8 +45,8 @@ class MPPIConfig(ShootingConfig):
         check_fraction(self, "target_sample_size", one=False)
         if self.importance_correction and self.normalize_costs:
             raise ValueError(
-                "importance_correction=True is not allowed with normalize_costs=True: the correction is in units of"
-                " the true cost; switch one of them off"
+                "importance_correction=True is not allowed with normalize_costs=True: the correction is in"
+                " units of the true cost; switch one of them off"
             )
 
 
@@ -84,10 +85,12 @@ class MPPI(ShootingPlanner):
         return cost if violation is None else cost + self.config.constraint_penalty * violation
 
     def _correction(self, search: Search, candidates: Tensor) -> Tensor:
-        """temperature * (mean - centre)' S^-1 (candidate - mean): what sampling around the mean has changed."""
+        """Temperature * (mean - centre)' S^-1 (candidate - mean): what sampling around the mean changed."""
         variance = self._std(search).square().clamp(min=1e-12)
         pull = (search.mean - self._centre) / variance
-        return self.config.temperature * ((candidates - search.mean.unsqueeze(1)) @ pull.unsqueeze(2)).squeeze(2)
+        return self.config.temperature * (
+            (candidates - search.mean.unsqueeze(1)) @ pull.unsqueeze(2)
+        ).squeeze(2)
 
 
 def _finite_std(cost: Float[Tensor, "batch candidate"], finite: Tensor) -> Float[Tensor, "batch 1"]:
@@ -101,7 +104,7 @@ def _finite_std(cost: Float[Tensor, "batch candidate"], finite: Tensor) -> Float
 def _temperature_for(
     cost: Float[Tensor, "batch candidate"], wanted: Float[Tensor, "batch 1"]
 ) -> Float[Tensor, "batch 1"]:
-    """The temperature of each row at which the effective sample size is `wanted`, by bisection of its logarithm."""
+    """Each row's temperature for a `wanted` effective sample size, by bisection of its logarithm."""
     scale = torch.where(cost.isfinite(), cost, 0).amax(dim=1, keepdim=True).clamp(min=1e-12)
     low, high = torch.full_like(scale, -14.0), torch.full_like(scale, 7.0)
     for _ in range(18):

@@ -2,7 +2,7 @@
 
     objective = GoalDistance("l2") + 20 * TemporalDistance(model.temporal_distance) + 0.01 * ControlCost()
 
-Shapes: imagined latents (B, N, H, ...), actions (B, N, H, A) in env units, goal latents (B, 1, ...), costs (B, N).
+Shapes: imagined (B, N, H, ...), actions (B, N, H, A) in env units, goal (B, 1, ...), costs (B, N).
 """
 
 from __future__ import annotations
@@ -10,14 +10,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from .protocol import Evaluation
+from .protocol import Evaluation, Objective
 from .settings import as_choice
 
 Cost = Float[Tensor, "batch candidate"]
@@ -160,7 +159,7 @@ class ControlCost(Term):
 
 
 class RateCost(Term):
-    """Sum of squared changes of the action from step to step (the first step is not compared with the past)."""
+    """Sum of squared changes of the action from step to step, from the second step on."""
 
     def __call__(self, imagined: Tensor, actions: Tensor, goal: Tensor) -> Cost:
         """Rate cost of each candidate, in squared env units; 0 for a horizon of 1."""
@@ -186,13 +185,13 @@ class Stillness(Term):
         """Sum over latent dimensions and the last `steps` changes."""
         if imagined.shape[2] <= self.steps:
             raise ValueError(
-                f"Stillness(steps={self.steps}) needs a horizon of {self.steps + 1} or more, not {imagined.shape[2]}"
+                f"Stillness(steps={self.steps}) needs a horizon above {self.steps}, not {imagined.shape[2]}"
             )
         return imagined[:, :, -self.steps - 1 :].flatten(3).diff(dim=2).square().sum(dim=(2, 3))
 
 
 class TerminalValue(Term):
-    """Any function of the imagined future and the goal as a cost: a value function's negative, a learned head.
+    """Any function of the imagined future and the goal as a cost: a learned head, a value's negative.
 
     Args:
         function: maps (imagined (B, N, H, ...), goal (B, 1, ...)) to costs (B, N).
@@ -210,15 +209,15 @@ class TemporalDistance(TerminalValue):
     """Model steps still to go from the end of the imagined future, as a world model predicts them.
 
     Args:
-        function: such as a world model's `temporal_distance`; (imagined (B, N, H, ...), goal (B, 1, ...)) -> (B, N).
+        function: a world model's `temporal_distance`, say: maps (imagined, goal) to steps (B, N).
     """
 
 
 class Constraint(Term):
     """Keeps `function(imagined) <= 0` at every step.
 
-    Hard (the default): CEM ranks candidates that break it after all that keep it, MPPI penalises it, and the plan
-    reports the violation left over. Soft: the violation times `weight` is a cost.
+    Hard (the default): CEM ranks candidates that break it after all that keep it, MPPI penalises it, and the
+    plan reports the violation left over. Soft: the violation times `weight` is a cost.
 
     Args:
         function: maps latents (B, N, H, ...) to (B, N, H) or (B, N); positive is a violation.
@@ -247,9 +246,10 @@ class Constraint(Term):
 class ViaPoints(Term):
     """Several goals in sequence: the cost of visiting them in order as closely as the horizon allows.
 
-    For each candidate, the cheapest choice of steps t1 <= t2 <= ... at which it is at the first goal, then the
-    second, and so on, is found exactly, by dynamic programming over the steps. The control loop tells the term what it
-    observes (`observe`), and goals already reached no longer count. The loop's own goal image is ignored.
+    For each candidate, the cheapest choice of steps t1 <= t2 <= ... at which it is at the first goal, then
+    the second, and so on, is found exactly, by dynamic programming over the steps. The control loop tells the
+    term what it observes (`observe`), and goals already reached no longer count. The loop's own goal image is
+    ignored.
 
     Args:
         goals: (K, ...) latents, in the order of the visit.
@@ -298,6 +298,6 @@ class ViaPoints(Term):
         return visit[:, :, -1] + self.distance.between(steps[:, :, -1], self.goals[-1])
 
 
-def evaluator(objective: Any) -> Callable[[Tensor, Tensor, Tensor], Tensor | Evaluation]:
+def evaluator(objective: Objective) -> Callable[[Tensor, Tensor, Tensor], Tensor | Evaluation]:
     """How a planner evaluates an objective: with its violations, where it can report them."""
-    return objective.evaluate if hasattr(objective, "evaluate") else objective
+    return getattr(objective, "evaluate", objective)

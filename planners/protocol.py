@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol
 
 from jaxtyping import Float, Shaped
 from torch import Tensor
@@ -119,14 +119,18 @@ class Planner(Protocol):
         ...
 
 
-@runtime_checkable
 class ImaginationModel(Protocol):
     """What the control loop needs of a world model."""
+
+    frame_skip: int
+    """Env steps in a model step."""
+    history: int
+    """Frames of context that `rollout` wants."""
 
     def encode(self, frames: Tensor, proprio: Tensor | None = None) -> Tensor:
         """Latents (B, T, ...) of frames (B, T, H, W, 3) uint8, each frame on its own."""
         ...
 
     def rollout(self, context: Tensor, actions: Tensor) -> Tensor:
-        """Latents (B, N, H, ...) imagined from a context (B, T, ...) under actions (B, N, H, A) in env units."""
+        """Latents (B, N, H, ...) imagined from a context (B, T, ...) under actions (B, N, H, A)."""
         ...

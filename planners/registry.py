@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from .cem import CEM
 from .mppi import MPPI
 from .settings import unknown_name
@@ -18,7 +16,9 @@ def planner_names() -> list[str]:
     return list(PLANNERS)
 
 
-def make_planner(name: str, action_space: Any, config: Any = None, **settings: Any) -> ShootingPlanner:
+def make_planner(
+    name: str, action_space: object, config: object = None, **settings: object
+) -> ShootingPlanner:
     """A planner by name.
 
     Args:
@@ -32,4 +32,4 @@ def make_planner(name: str, action_space: Any, config: Any = None, **settings: A
     """
     if name not in PLANNERS:
         raise ValueError(unknown_name("planner", name, PLANNERS))
-    return PLANNERS[name](action_space, config, **settings)
+    return PLANNERS[name](action_space, config, **settings)  # type: ignore[arg-type]

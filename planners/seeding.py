@@ -34,7 +34,9 @@ def row_seeds(seed: int | Sequence[int] | None, batch_size: int) -> list[int]:
     if isinstance(seed, int):
         return [mix(seed, row) for row in range(batch_size)]
     if len(seed) != batch_size:
-        raise ValueError(f"{len(seed)} seeds were given for batch_size={batch_size}; give one number, or one a row")
+        raise ValueError(
+            f"{len(seed)} seeds do not fit batch_size={batch_size}; give one number, or one a row"
+        )
     return [mix(int(number)) for number in seed]
 
 

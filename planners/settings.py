@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 from collections.abc import Iterable, Mapping
 from enum import Enum
-from typing import Any, TypeVar
+from typing import TypeVar
 
 Config = TypeVar("Config")
 Choice = TypeVar("Choice", bound=Enum)
@@ -58,7 +58,7 @@ def as_choice(choices: type[Choice], name: str, value: object) -> Choice:
         raise ValueError(unknown_name(name, value, [str(choice.value) for choice in choices])) from None
 
 
-def configured(config_class: type[Config], config: Any, overrides: Mapping[str, Any]) -> Config:
+def configured(config_class: type[Config], config: object, overrides: Mapping[str, object]) -> Config:
     """A checked config: the one given (a config, a mapping, or None for the defaults) with overrides applied.
 
     The config given is never changed.
@@ -67,11 +67,15 @@ def configured(config_class: type[Config], config: Any, overrides: Mapping[str, 
         ValueError: a setting does not exist, or a value is out of its range.
     """
     known = [field.name for field in dataclasses.fields(config_class) if field.init]  # type: ignore[arg-type]
-    settings: dict[str, Any] = {}
+    settings: dict[str, object] = {}
     if isinstance(config, config_class):
         settings = {name: getattr(config, name) for name in known}
+    elif isinstance(config, Mapping):
+        settings = {str(name): value for name, value in config.items()}
     elif config is not None:
-        settings = {str(name): config[name] for name in config}
+        raise ValueError(
+            f"Cannot read settings from {type(config).__name__}; give a {config_class.__name__} or a mapping"
+        )
     settings.update(overrides)
     for name in settings:
         if name not in known:

@@ -6,17 +6,19 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, ClassVar
 
+import numpy.typing as npt
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from .bounds import ActionBounds, SequenceLimits
 from .deadline import Clock, Deadline, DurationRecords
-from .protocol import CostFn, Plan, Status, Trace
+from .protocol import CostFn, Evaluation, Plan, Status, Trace
+from .search import History, Search
 from .seeding import RowNoise, row_seeds
 from .settings import as_choice, check_above_zero, check_at_least, check_fraction, configured
 from .smoothness import Smoothness, smoothing_matrix
@@ -73,42 +75,6 @@ class ShootingConfig:
         smoothing_matrix(self.horizon, self.smoothness, self.num_knots, self.noise_beta)
 
 
-@dataclass
-class Search:
-    """The state of one `optimize` call. Flat sequences have H * A numbers, in env units."""
-
-    batch_size: int
-    mean: Float[Tensor, "batch flat"]
-    std: Float[Tensor, "batch flat"]
-    best: Float[Tensor, "batch flat"]
-    best_cost: Float[Tensor, " batch"]
-    previous_action: Tensor | None
-    prefix: Tensor | None
-    priors: Tensor | None
-    iteration: int = 0
-    best_violation: Tensor | None = None
-    kept: Tensor | None = None
-    """Candidates (B, M, flat) that the next iteration tries again."""
-    elites: Tensor | None = None
-    """Indices of the last refit's elites."""
-    running: Tensor | None = None
-    """Rows that still search; None while early stopping is off."""
-    stalled: Tensor | None = None
-    """Iterations without a lower cost, by row."""
-    gradient: Tensor | None = None
-    """Gradient of the costs with respect to the candidates, for planners that ask for it."""
-    memory: dict[str, Tensor] = field(default_factory=dict)
-    """Whatever else a planner carries from one iteration to the next."""
-
-    def move(self, mean: Tensor, std: Tensor | None, valid: Tensor) -> None:
-        """Set mean and std in the rows where `valid` (B, 1) holds and the search still runs."""
-        if self.running is not None:
-            valid = valid & self.running.unsqueeze(1)
-        self.mean = torch.where(valid, mean, self.mean)
-        if std is not None:
-            self.std = torch.where(valid, std, self.std)
-
-
 class ShootingPlanner(ABC):
     """Samples action sequences, scores them, and moves the search towards the good ones.
 
@@ -130,7 +96,12 @@ class ShootingPlanner(ABC):
     config_class: ClassVar[type[ShootingConfig]] = ShootingConfig
 
     def __init__(
-        self, action_space: Any, config: Any = None, *, device: torch.device | str = "cpu", **overrides: Any
+        self,
+        action_space: object,
+        config: object = None,
+        *,
+        device: torch.device | str = "cpu",
+        **overrides: object,
     ) -> None:
         self.config: Any = configured(self.config_class, config, overrides)
         self.device = torch.device(device)
@@ -142,7 +113,7 @@ class ShootingPlanner(ABC):
         self._noise = RowNoise(self.device, self.dtype)
         self._durations = DurationRecords()
 
-    def _set_space(self, action_space: Any) -> None:
+    def _set_space(self, action_space: object) -> None:
         config = self.config
         self.bounds = ActionBounds(action_space, self.device, self.dtype)
         self._limits = SequenceLimits(self.bounds, config.horizon, config.rate_limit)
@@ -178,6 +149,7 @@ class ShootingPlanner(ABC):
         Args:
             cost_fn: maps actions (B, N, H, A) in env units to costs (B, N), or to an `Evaluation` with
                 constraint violations. N changes from call to call. Costs that are not finite count as +inf.
+            batch_size: B, the number of independent searches.
             warm_start: (B, H, A) where the search starts; the middle of the action range when None. The
                 result never costs more than it does.
             budget: seconds; an iteration that would probably overrun them is not begun. With a budget too
@@ -194,75 +166,78 @@ class ShootingPlanner(ABC):
         """
         start = self.clock()
         deadline = Deadline(budget, self.clock)
-        cost_seconds = 0.0
-        costs: list[Tensor] = []
-        sample_sizes: list[Tensor] = []
-        stds: list[Tensor] = []
-        trace: list[Trace] = []
-        warm_start_cost: Tensor | None = None
-        status = Status.OK
+        history = History()
         with self._grad_mode():
             self._noise.seed(row_seeds(seed, batch_size))
             search = self._begin(batch_size, warm_start, previous_action, prefix, priors)
-            record = self._durations[batch_size]
-            for iteration in range(self.config.num_iterations):
-                if not deadline.allows(record):
-                    status = Status.DEADLINE
-                    break
-                began = self.clock()
-                candidates = self._candidates(search)
-                cost_began = self.clock()
-                cost, violation = self._evaluate(search, cost_fn, candidates)
-                cost_seconds += self.clock() - cost_began
-                ranking = self._rank(cost, violation)
-                self._remember(search, candidates, cost, violation, ranking)
-                sample_sizes.append(self.refit(search, candidates, self._fitness(cost, violation, ranking)))
-                costs.append(cost.amin(dim=1))
-                stds.append((search.std / self._half_range).mean(dim=1))
-                if iteration == 0:
-                    warm_start_cost = cost[:, 0]
-                if self.record:
-                    trace.append(Trace(self._as_steps(candidates), cost, search.elites))
-                search.iteration += 1
-                record.add(self.clock() - began)
-                if self._all_stopped(search, stds[-1]):
-                    break
+            status = self._iterate(search, cost_fn, deadline, history)
             mean = self._limits(search.mean.unsqueeze(1).clone(), search.previous_action, search.prefix)
-            if self._wants_mean(search) and deadline.allows(self._durations[batch_size, "mean"]):
-                began = self.clock()
-                search.running = None
-                cost, violation = self._evaluate(search, cost_fn, mean)
-                self._remember(search, mean, cost, violation, cost)
-                if self.config.result == Result.mean:
-                    search.best, search.best_cost, search.best_violation = mean[:, 0], cost[:, 0], None
-                    if violation is not None:
-                        search.best_violation = violation[:, 0]
-                cost_seconds += self.clock() - began
-                self._durations[batch_size, "mean"].add(self.clock() - began)
+            self._finish(search, cost_fn, deadline, history, mean)
         if search.iteration and not bool(search.best_cost.isfinite().all()):
             status = Status.INVALID
-        total = self.clock() - start
-        missing = torch.full((batch_size,), torch.inf, dtype=self.dtype, device=self.device)
-        nothing = missing.new_empty(0, batch_size)
+        return self._plan(search, history, mean[:, 0], status, self.clock() - start)
+
+    def _iterate(self, search: Search, cost_fn: CostFn, deadline: Deadline, history: History) -> Status:
+        durations = self._durations[search.batch_size]
+        for _ in range(self.config.num_iterations):
+            if not deadline.allows(durations):
+                return Status.DEADLINE
+            began = self.clock()
+            candidates = self._candidates(search)
+            cost, violation = self._evaluate(search, cost_fn, candidates, history)
+            ranking = self._rank(cost, violation)
+            search.remember(candidates, cost, violation, ranking)
+            sample_size = self.refit(search, candidates, self._fitness(cost, violation, ranking))
+            relative_std = (search.std / self._half_range).mean(dim=1)
+            history.add(cost, sample_size, relative_std)
+            if self.record:
+                history.trace.append(Trace(self._as_steps(candidates), cost, search.elites))
+            search.iteration += 1
+            durations.add(self.clock() - began)
+            if search.stop(relative_std, self.config.stop_std, self.config.patience):
+                break
+        return Status.OK
+
+    def _finish(
+        self, search: Search, cost_fn: CostFn, deadline: Deadline, history: History, mean: Tensor
+    ) -> None:
+        """Evaluate the last mean (B, 1, flat), if wanted and if there is time; it may be the best of all."""
+        wanted = self.config.evaluate_mean or self.config.result == Result.mean
+        durations = self._durations[search.batch_size, "mean"]
+        if search.iteration == 0 or not wanted or not deadline.allows(durations):
+            return
+        began = self.clock()
+        search.running = None
+        cost, violation = self._evaluate(search, cost_fn, mean, history)
+        search.remember(mean, cost, violation, cost)
+        if self.config.result == Result.mean:
+            search.best, search.best_cost = mean[:, 0], cost[:, 0]
+            search.best_violation = None if violation is None else violation[:, 0]
+        durations.add(self.clock() - began)
+
+    def _plan(self, search: Search, history: History, mean: Tensor, status: Status, seconds: float) -> Plan:
+        missing = torch.full((search.batch_size,), torch.inf, dtype=self.dtype, device=self.device)
+        nothing = missing.new_empty(0, search.batch_size)
+        ran = search.iteration > 0
         return Plan(
             actions=self._as_steps(search.best).clone(),
             cost=search.best_cost.clone(),
-            mean=self._as_steps(mean[:, 0]).clone(),
+            mean=self._as_steps(mean).clone(),
             std=self._as_steps(search.std).clone(),
             iterations=search.iteration,
             status=status,
-            warm_start_cost=missing if warm_start_cost is None else warm_start_cost.clone(),
-            cost_per_iteration=torch.stack(costs) if costs else nothing,
-            effective_sample_size=torch.stack(sample_sizes) if costs else nothing,
-            std_per_iteration=torch.stack(stds) if costs else nothing,
+            warm_start_cost=missing if history.warm_start_cost is None else history.warm_start_cost.clone(),
+            cost_per_iteration=torch.stack(history.cost) if ran else nothing,
+            effective_sample_size=torch.stack(history.effective_sample_size) if ran else nothing,
+            std_per_iteration=torch.stack(history.std) if ran else nothing,
             timings={
-                "total_ms": total * 1e3,
-                "cost_ms": cost_seconds * 1e3,
-                "search_ms": (total - cost_seconds) * 1e3,
+                "total_ms": seconds * 1e3,
+                "cost_ms": history.cost_seconds * 1e3,
+                "search_ms": (seconds - history.cost_seconds) * 1e3,
             },
             violation=None if search.best_violation is None else search.best_violation.clone(),
             elites=None if search.kept is None else self._as_steps(search.kept).clone(),
-            trace=trace,
+            trace=history.trace,
         )
 
     # What a planner adds
@@ -276,6 +251,7 @@ class ShootingPlanner(ABC):
         """Move the search by what was learned; returns the effective sample size of each row.
 
         Args:
+            search: the state to change.
             candidates: (B, N, flat), inside all limits.
             ranking: (B, N), lower is better, +inf where the cost is; equals the cost unless some candidates
                 break constraints.
@@ -341,7 +317,7 @@ class ShootingPlanner(ABC):
         if warm_start is None:
             mean = self._centre.repeat(batch_size, 1)
         else:
-            mean = self._checked(warm_start, "warm_start", (batch_size, horizon, action_dim)).flatten(1).clone()
+            mean = self._checked(warm_start, "warm_start", (batch_size, horizon, action_dim)).flatten(1)
             mean = torch.where(mean.isfinite(), mean, self._centre)
         if previous_action is not None:
             previous_action = self._checked(previous_action, "previous_action", (batch_size, action_dim))
@@ -356,8 +332,8 @@ class ShootingPlanner(ABC):
             room = self._num_candidates(0) - 1
             if priors.shape[1] > room:
                 raise ValueError(
-                    f"{priors.shape[1]} priors do not fit num_samples={self.config.num_samples} beside the warm"
-                    f" start; give at most {room}"
+                    f"{priors.shape[1]} priors do not fit num_samples={self.config.num_samples};"
+                    f" give at most {room}, one place is the warm start's"
                 )
             priors = torch.where(priors.isfinite(), priors, mean.unsqueeze(1))
         mean = self._limits(mean.unsqueeze(1), previous_action, prefix)[:, 0]
@@ -382,19 +358,23 @@ class ShootingPlanner(ABC):
         used = 1
         for again in (search.priors if search.iteration == 0 else None, search.kept):
             if again is not None:
-                again = again[:, : candidates.shape[1] - used]
-                candidates[:, used : used + again.shape[1]] = again
-                used += again.shape[1]
+                end = min(used + again.shape[1], candidates.shape[1])
+                candidates[:, used:end] = again[:, : end - used]
+                used = end
         return self._limits(candidates, search.previous_action, search.prefix)
 
-    def _evaluate(self, search: Search, cost_fn: CostFn, candidates: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _evaluate(
+        self, search: Search, cost_fn: CostFn, candidates: Tensor, history: History
+    ) -> tuple[Tensor, Tensor | None]:
         """Costs (B, N) with +inf for everything that is not finite, and violations if there are any."""
-        outcome = cost_fn(self._as_steps(candidates))
+        began = self.clock()
+        outcome = self._call(search, cost_fn, candidates)
+        history.cost_seconds += self.clock() - began
         cost, violation = outcome if isinstance(outcome, tuple) else (outcome, None)
         if cost.shape != candidates.shape[:2]:
             raise ValueError(
                 f"The cost function returned shape {tuple(cost.shape)} for actions of shape"
-                f" {tuple(self._as_steps(candidates).shape)}; it must return (B, N) = {tuple(candidates.shape[:2])}"
+                f" {tuple(self._as_steps(candidates).shape)}; return (B, N) = {tuple(candidates.shape[:2])}"
             )
         cost = cost.to(self.dtype)
         cost = cost.masked_fill(~cost.isfinite(), torch.inf)
@@ -403,45 +383,13 @@ class ShootingPlanner(ABC):
             cost = cost.masked_fill(violation == torch.inf, torch.inf)
         return cost, violation
 
-    def _remember(
-        self, search: Search, candidates: Tensor, cost: Tensor, violation: Tensor | None, ranking: Tensor
-    ) -> None:
-        """Keep the best candidate evaluated so far."""
-        index = ranking.argmin(dim=1, keepdim=True)
-        value = cost.gather(1, index).squeeze(1)
-        better = value < search.best_cost
-        broken = None
-        if violation is not None:
-            broken = violation.gather(1, index).squeeze(1)
-            if search.best_violation is None:
-                search.best_violation = torch.full_like(broken, torch.inf)
-            less = broken < search.best_violation
-            better = value.isfinite() & (less | ((broken == search.best_violation) & better))
-        if search.running is not None:
-            better = better & search.running
-            search.stalled = torch.where(better, 0, search.stalled + 1)
-        sequence = candidates[torch.arange(search.batch_size, device=self.device), index.squeeze(1)]
-        search.best = torch.where(better.unsqueeze(1), sequence, search.best)
-        search.best_cost = torch.where(better, value, search.best_cost)
-        if broken is not None:
-            search.best_violation = torch.where(better, broken, search.best_violation)
-
-    def _all_stopped(self, search: Search, std: Tensor) -> bool:
-        if search.running is None:
-            return False
-        if self.config.stop_std > 0:
-            search.running = search.running & (std >= self.config.stop_std)
-        if self.config.patience > 0:
-            search.running = search.running & (search.stalled < self.config.patience)
-        return not bool(search.running.any())
-
-    def _wants_mean(self, search: Search) -> bool:
-        return search.iteration > 0 and (self.config.evaluate_mean or self.config.result == Result.mean)
+    def _call(self, search: Search, cost_fn: CostFn, candidates: Tensor) -> Tensor | Evaluation:
+        return cost_fn(self._as_steps(candidates))
 
     def _as_steps(self, flat: Tensor) -> Tensor:
         return flat.unflatten(-1, (self.horizon, self.action_dim))
 
-    def _checked(self, given: Any, name: str, shape: tuple[int | None, ...]) -> Tensor:
+    def _checked(self, given: npt.ArrayLike | Tensor, name: str, shape: tuple[int | None, ...]) -> Tensor:
         tensor = torch.as_tensor(given, dtype=self.dtype, device=self.device)
         fits = tensor.ndim == len(shape) and all(
             want is None or have == want for have, want in zip(tensor.shape, shape, strict=True)
@@ -450,13 +398,3 @@ class ShootingPlanner(ABC):
             wanted = ", ".join("any" if number is None else str(number) for number in shape)
             raise ValueError(f"{name} has shape {tuple(tensor.shape)}; give ({wanted})")
         return tensor
-
-
-def weighted_moments(
-    sequences: Float[Tensor, "batch candidate flat"], weights: Float[Tensor, "batch candidate"]
-) -> tuple[Float[Tensor, "batch flat"], Float[Tensor, "batch flat"]]:
-    """Mean and (biased, so never NaN) std of sequences under weights that sum to 1."""
-    weights = weights.unsqueeze(1)
-    mean = torch.bmm(weights, sequences)
-    variance = torch.bmm(weights, (sequences - mean).square_())
-    return mean.squeeze(1), variance.squeeze(1).sqrt_()

@@ -1,7 +1,7 @@
 """Smooth search noise as one linear idea: a sequence's deviation is Phi theta, with theta standard normal.
 
-`Phi` (H, K) turns K independent numbers per action dimension into H steps. Each of its rows has norm 1, so the
-marginal std of every step is exactly the std the planner asked for, whatever the smoothness. The search
+`Phi` (H, K) turns K independent numbers per action dimension into H steps. Each of its rows has norm 1, so
+the marginal std of every step is exactly the std the planner asked for, whatever the smoothness. The search
 distribution itself stays one mean and std a step: warm starts shift by whole steps, whatever the knots.
 """
 
@@ -39,6 +39,8 @@ def smoothing_matrix(
     """`Phi` (H, K) with rows of norm 1; None for the identity.
 
     Args:
+        horizon: H.
+        smoothness: the kind.
         num_knots: K for the knotted kinds, at most `horizon`; every step is a knot when None.
         noise_beta: exponent of coloured noise, power ~ 1 / frequency ** beta: 0 white, 2 red. Colours the
             steps of `free`, and the knots of the others.
@@ -48,7 +50,9 @@ def smoothing_matrix(
     """
     knotted = smoothness in {Smoothness.hold, Smoothness.linear, Smoothness.cubic}
     if num_knots is not None and not knotted:
-        raise ValueError(f"num_knots={num_knots} needs smoothness hold, linear or cubic, not {smoothness.value!r}")
+        raise ValueError(
+            f"num_knots={num_knots} needs smoothness hold, linear or cubic, not {smoothness.value}"
+        )
     if num_knots is not None and not 1 <= num_knots <= horizon:
         raise ValueError(f"num_knots={num_knots} is not allowed; give 1 to horizon={horizon}")
     if noise_beta < 0:
@@ -68,11 +72,11 @@ def smoothing_matrix(
 
 
 def coloured_noise_factor(num_steps: int, beta: float) -> Float[np.ndarray, "step step"]:
-    """Lower-triangular factor L: L @ white noise has power ~ 1 / frequency ** beta and marginal std 1.
+    """Lower-triangular L: L @ white noise has power ~ 1 / frequency ** beta and marginal std 1.
 
-    Source: iCEM (arXiv:2008.06389) draws such noise by FFT with the period of the horizon, which ties the last
-    action to the first. Here the period is twice that and only one half is used; the lowest frequency
-    of the half horizon also stands for the constant, as there.
+    Source: iCEM (arXiv:2008.06389) draws such noise by FFT with the period of the horizon, which ties the
+    last action to the first. Here the period is twice that and only one half is used; the lowest frequency
+    also stands for the constant, as there.
     """
     if beta == 0 or num_steps == 1:
         return np.eye(num_steps)
