@@ -10,6 +10,9 @@ from .looks import Look
 from .policies import Policy
 from .task import TaskEnv
 
+LOOK_PERIOD = 5
+"""Frames for which a varied look stays the same, so that short clips of one look can be cut from a log."""
+
 
 @dataclass
 class Episode:
@@ -20,7 +23,7 @@ class Episode:
         proprio: what the robot feels.
         state: qpos then qvel.
         action: held for `frame_skip` env steps, in env units; NaN in the last row.
-        pixels_varied: the same states, each frame in a look of its own, where looks were asked for.
+        pixels_varied: the same states in a look that changes every `LOOK_PERIOD` frames, where looks were asked for.
         seed: the one that gives this episode again.
         frame_skip: env steps a row.
     """
@@ -57,7 +60,7 @@ def collect_episode(
         policy: asked once a model step, at the step's first env step.
         num_steps: model steps; the episode has one frame more.
         seed: of the start and of the varied looks.
-        looks: draws a look for each frame, such as `sample_look`; without it there is no `pixels_varied`.
+        looks: draws a look, such as `sample_look`; without it there is no `pixels_varied`.
         frame_skip: env steps a model step; the task's own when not given.
     """
     if num_steps < 1:
@@ -71,7 +74,9 @@ def collect_episode(
         pixels.append(env.render())
         states.append(env.get_state())
         if looks is not None:
-            varied.append(env.render(look=looks(look_rng)))
+            if index % LOOK_PERIOD == 0:
+                look = looks(look_rng)
+            varied.append(env.render(look=look))
         if index < num_steps:
             actions[index] = policy.act(index * skip, states[-1])
             env.advance(actions[index], skip)
