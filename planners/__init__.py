@@ -1,6 +1,8 @@
 """Search over action sequences, and the control loop around it."""
 
 from .cem import CEM, CEMConfig
+from .gradient import GradientConfig, GradientPlanner, Polished
+from .icem import ICEM, ICEMConfig
 from .mpc import MPC
 from .mppi import MPPI, MPPIConfig
 from .objectives import (
@@ -14,6 +16,7 @@ from .objectives import (
     TerminalValue,
     ViaPoints,
 )
+from .predictive_sampling import PredictiveSampling, PredictiveSamplingConfig
 from .protocol import Evaluation, ImaginationModel, Objective, Plan, Planner, Status
 from .registry import make_planner, planner_names
 from .shooting import ShootingConfig, ShootingPlanner
@@ -21,18 +24,25 @@ from .smoothness import Smoothness
 
 __all__ = [
     "CEM",
-    "MPC",
-    "MPPI",
     "CEMConfig",
     "Constraint",
     "ControlCost",
     "Evaluation",
     "GoalDistance",
+    "GradientConfig",
+    "GradientPlanner",
+    "ICEM",
+    "ICEMConfig",
     "ImaginationModel",
+    "MPC",
+    "MPPI",
     "MPPIConfig",
     "Objective",
     "Plan",
     "Planner",
+    "Polished",
+    "PredictiveSampling",
+    "PredictiveSamplingConfig",
     "RateCost",
     "ShootingConfig",
     "ShootingPlanner",

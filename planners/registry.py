@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from .cem import CEM
+from .gradient import GradientPlanner
+from .icem import ICEM
 from .mppi import MPPI
+from .predictive_sampling import PredictiveSampling
 from .settings import unknown_name
 from .shooting import ShootingPlanner
 
-PLANNERS: dict[str, type[ShootingPlanner]] = {"cem": CEM, "mppi": MPPI}
+PLANNERS: dict[str, type[ShootingPlanner]] = {
+    "cem": CEM,
+    "icem": ICEM,
+    "mppi": MPPI,
+    "ps": PredictiveSampling,
+    "gradient": GradientPlanner,
+}
 """Every planner for continuous actions, by its name on the command line."""
 
 
