@@ -1,14 +1,84 @@
-"""The dataclass schema of every command's config; defaults live here or beside the class they configure."""
+"""The dataclass schemas of the commands; a default lives here or beside the class that it configures."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+from wm_plan.planners.objectives import Distance, Reduce
+from wm_plan.planners.shooting import ShootingConfig
+
+
+@dataclass
+class ObjectiveConfig:
+    """Weights of the terms that a plan's cost adds up; a weight of 0 leaves a term out."""
+
+    goal_distance: float = 1.0
+    distance: Distance = Distance.l2
+    reduce: Reduce = Reduce.sum
+    discount: float = 0.95
+    """Weight of a step relative to the one before, for `reduce=discounted`."""
+    temporal_distance: float = 20.0
+    """Per model step that the model believes is still to go at the end of the plan."""
+    control_cost: float = 0.0
+    rate_cost: float = 0.0
+    stillness: float = 0.0
+
+
+@dataclass
+class ControlConfig:
+    """How the control loop uses its planner."""
+
+    replan_every: int = 1
+    """Model steps executed of each plan."""
+    budget_ms: float | None = None
+    """Milliseconds that a plan may take; null sets no limit, and only then a seed gives the same actions."""
+
+
+@dataclass
+class PlanConfig:
+    """One run to one goal: what wm-plan composes, and what wm-eval builds its planner from."""
+
+    env: str = MISSING
+    """The task; its preset in `configs/task` sets it."""
+    model: str | None = None
+    """Folder of a predictor; null is the shipped one of the task."""
+    planner: ShootingConfig = MISSING
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    control: ControlConfig = field(default_factory=ControlConfig)
+    goal: str | None = None
+    """Picture of the goal."""
+    goal_state: str | None = None
+    """Position of the goal, as in "0.3,-1.2": the tolerance judges; drawn if `goal` is null."""
+    start_state: str | None = None
+    """Position at the start; null is where the task's reset puts it."""
+    seed: int = 0
+    max_steps: int | None = None
+    """Env steps; null is what the task allows for far goals."""
+    device: str = "cpu"
+    threads: int = 1
 
 
 def register_schema(name: str) -> None:
-    """Make the schema of the config `name` known to hydra, as `<name>_schema`; imports what it configures."""
+    """Make the schema of the config `name` known to hydra, as `<name>_schema`.
+
+    Raises:
+        ValueError: there is no such config.
+    """
     store = ConfigStore.instance()
     match name:
+        case "plan":
+            store.store(name="plan_schema", node=PlanConfig)
         case _:
-            raise ValueError(f"no config is called {name!r}")
-    assert store
+            raise ValueError(f"Unknown config {name!r}. Known configs: plan")
+    _register_planners(store)
+
+
+def _register_planners(store: ConfigStore) -> None:
+    """Offer every planner as a choice of the group `planner`."""
+    from wm_plan.planners.registry import PLANNERS
+
+    for name, planner in PLANNERS.items():
+        store.store(group="planner", name=name, node=planner.config_class)

@@ -71,6 +71,16 @@ def versions() -> dict[str, str]:
     return found
 
 
+def peak_memory_mb() -> float | None:
+    """Give the most memory that this process has held so far [MB], where the system tells."""
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (1e6 if platform.system() == "Darwin" else 1e3), 1)
+
+
 def time_threads(counts: list[int], seconds: float = 0.6) -> dict[int, float]:
     """Time one small planner iteration's worth of torch work with each number of threads [ms, median].
 

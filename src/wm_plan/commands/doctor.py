@@ -93,9 +93,9 @@ def _graphics() -> dict[str, Any]:
     fix = None
     if by_user and by_user in backends and backends[by_user]:
         other = f"unset MUJOCO_GL (it says {by_user}, which fails here)" if working else ""
-        fix, chosen = other or gl.INSTALL_LINE, None
+        fix, chosen = other or gl.INSTALL_LINES["egl"], None
     elif chosen is None:
-        fix = gl.INSTALL_LINE
+        fix = gl.INSTALL_LINES["egl"]
     return {"backends": backends, "chosen": chosen, "by_user": bool(by_user), "fix": fix}
 
 

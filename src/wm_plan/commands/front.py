@@ -5,7 +5,7 @@ A command is one file that builds a `Command` and names its `main`:
     def add_flags(parser):                     # argparse flags of this command only
         parser.add_argument("--episodes", type=int, default=100, help="...")
 
-    def select(flags) -> list[str]:            # hydra group choices and plain values, made before composing
+    def select(flags) -> list[str]:            # choices and plain values made before composing, checked here
         return [f"task={flags.env}"]
 
     def configure(config, flags) -> None:      # paths and values set after composing
@@ -33,7 +33,6 @@ library prints.
 from __future__ import annotations
 
 import argparse
-import difflib
 import dis
 import errno
 import json
@@ -46,6 +45,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NoReturn
+
+from wm_plan.suggestion import did_you_mean
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -61,12 +62,6 @@ _OWN_FOLDERS = tuple(
 
 class UserInputError(ValueError):
     """Wrong input, said in one line: what was given, what is allowed, what to do."""
-
-
-def did_you_mean(given: str, known: Sequence[str]) -> str:
-    """Give ` Did you mean 'cem'?`, or nothing when no known name is near."""
-    near = difflib.get_close_matches(given, known, n=1, cutoff=0.55)
-    return f" Did you mean {near[0]!r}?" if near else ""
 
 
 # --- flags ----------------------------------------------------------------------------------------------
@@ -283,9 +278,9 @@ class Command:
             from .sweep import run_sweep
 
             return run_sweep(self, flags, overrides, stdout)
-        from .compose import compose
+        from wm_plan.configuration import compose
 
-        config = compose(self.config, [*self.select(flags), *overrides])
+        config = compose(self.config, overrides, base=self.select(flags))
         self.configure(config, flags)
         return self.run(Job(flags, config, _stdout=stdout))
 

@@ -19,9 +19,9 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import OverrideParseException
 from omegaconf import DictConfig
 
+from wm_plan.configuration import CONFIG_FOLDER, compose, register
 from wm_plan.output_folder import check_output_folder, next_numbered
 
-from .compose import CONFIG_FOLDER, compose, register
 from .front import (
     DONE,
     NOT_REACHED,
@@ -93,7 +93,7 @@ def _hydra_settings(out: Path) -> list[str]:
 
 def _check_overrides(name: str, selected: Sequence[str], overrides: Sequence[str]) -> None:
     """Compose once for every value of every swept override, so that a mistake is one line and comes first."""
-    fixed: list[str] = [*selected]
+    fixed: list[str] = []
     swept: list[Override] = []
     for text in overrides:
         try:
@@ -106,10 +106,10 @@ def _check_overrides(name: str, selected: Sequence[str], overrides: Sequence[str
             swept.append(override)
         else:
             fixed.append(text)
-    compose(name, fixed)
+    compose(name, fixed, base=selected)
     for override in swept:
         for value in _values(override):
-            compose(name, [*fixed, f"{override.get_key_element()}={value}"])
+            compose(name, [*fixed, f"{override.get_key_element()}={value}"], base=selected)
 
 
 def _values(override: Override) -> list[str]:

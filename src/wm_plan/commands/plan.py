@@ -1,0 +1,277 @@
+"""`wm-plan`: plan to a goal picture, and write a video, a figure, the result and the config."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .front import DONE, NOT_REACHED, Command, Job, UserInputError, as_json, positive_int
+
+if TYPE_CHECKING:
+    from wm_plan.envs import TaskEnv
+    from wm_plan.planning import Goal, PlanResult
+
+VIEW_SIZE = 320
+"""Side of the pictures in the video and the figure [pixels]."""
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of this command."""
+    parser.add_argument("--goal", metavar="IMAGE", help="picture of the goal: any PNG or JPEG")
+    parser.add_argument(
+        "--goal-state",
+        metavar="VALUES",
+        help='position of the goal, as in "0.3,-1.2": the tolerance judges; drawn if there is no --goal',
+    )
+    parser.add_argument(
+        "--start-state", metavar="VALUES", help="position at the start (default: by the seed)"
+    )
+    parser.add_argument("--planner", metavar="NAME", help="cem (default), mppi, ...; --list names them")
+    parser.add_argument("--max-steps", type=positive_int, metavar="N", help="env steps at most")
+
+
+def select(flags: argparse.Namespace) -> list[str]:
+    """Choose the presets of the task and the planner."""
+    chosen = [f"task={task_of(flags)}"]
+    if flags.planner:
+        from wm_plan.planners import planner_names
+        from wm_plan.suggestion import did_you_mean
+
+        known = planner_names()
+        if flags.planner not in known:
+            meant = did_you_mean(flags.planner, known)
+            raise UserInputError(
+                f"unknown planner {flags.planner!r}.{meant} Known planners: {', '.join(known)}."
+            )
+        chosen.append(f"planner={flags.planner}")
+    return chosen
+
+
+def task_of(flags: argparse.Namespace) -> str:
+    """Give the task's name: from --env, or the one that --model was trained on.
+
+    Raises:
+        ValueError: neither is given, or the name is unknown.
+    """
+    from wm_plan.envs import task_names
+    from wm_plan.suggestion import did_you_mean
+
+    if not flags.env and not flags.model:
+        raise UserInputError("no task was named. Add --env NAME, or --model DIR; --list names what exists.")
+    name = flags.env
+    if not name:
+        from wm_plan.controller import load_world_model
+
+        name = load_world_model(flags.model).env_name
+    known = task_names()
+    if name not in known:
+        raise UserInputError(
+            f"unknown env {name!r}.{did_you_mean(name, known)} Known envs: {', '.join(known)}."
+        )
+    return name
+
+
+def configure(config: Any, flags: argparse.Namespace) -> None:  # noqa: ANN401
+    """Set what the flags say."""
+    for name in ("model", "goal", "goal_state", "start_state", "seed", "max_steps", "device", "threads"):
+        value = getattr(flags, name)
+        if value is not None:
+            config[name] = value
+
+
+def run(job: Job) -> int:
+    """Plan; exit code 0 if the goal was reached, 3 if not."""
+    if job.flags.list:
+        return _list(job)
+    from wm_plan import envs
+    from wm_plan.controller import check_settings, load_world_model, make_controller, planner_name
+    from wm_plan.machine import use_device
+    from wm_plan.output_folder import check_output_folder, filled_at_once, next_numbered
+    from wm_plan.planning import check_fits, run_to_goal
+
+    config, flags = job.config, job.flags
+    check_settings(config)
+    out = job.folder or flags.out or next_numbered(f"plan-{config.env}")
+    if not flags.dry_run:
+        check_output_folder(out, overwrite=flags.overwrite)
+    device = use_device(config.device, config.threads)
+    task = envs.make(config.env)
+    goal, remarks = _goal(task, config)
+    start = None if config.start_state is None else task.parse_goal(config.start_state)
+    controller = make_controller(load_world_model(config.model or config.env, str(device)), config)
+    check_fits(task, controller)
+    if flags.dry_run:
+        return _show_config(job)
+    for remark in remarks:
+        job.warn(remark)
+    with filled_at_once(out, overwrite=flags.overwrite) as folder:
+        with _ProgressBar(job, config.max_steps or task.far_budget) as bar:
+            result = run_to_goal(
+                task,
+                controller,
+                goal,
+                start=start,
+                seed=config.seed,
+                max_steps=config.max_steps,
+                on_step=bar.update,
+            )
+        for line in result.warnings:
+            job.warn(line)
+        result.warnings = [*remarks, *result.warnings]
+        written = {
+            **result.as_json(task.mj_model.nq),
+            **_circumstances(config, controller.model, planner_name(config)),
+        }
+        files = ("result.json", "plan.mp4", "plan.png", "config.yaml")
+        written["files"] = {name: str(out / name) for name in files}
+        _write_files(folder, written, result, task, job)
+    job.objective = result.costs[-1]
+    job.print_result(written, _summary(result, task, out))
+    task.close()
+    return DONE if result.reached else NOT_REACHED
+
+
+def _goal(task: TaskEnv, config: Any) -> tuple[Goal, list[str]]:  # noqa: ANN401
+    """Find the goal, and what is to be remarked about its picture."""
+    import warnings
+
+    from wm_plan.planning import find_goal
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        goal = find_goal(task, config.goal, config.goal_state)
+    return goal, [str(entry.message) for entry in caught]
+
+
+def _circumstances(config: Any, model: Any, planner: str) -> dict[str, Any]:  # noqa: ANN401
+    """Give what else a reader of the result must know to repeat or to judge it."""
+    from wm_plan.machine import peak_memory_mb, versions
+
+    return {
+        "planner": planner,
+        "seed": config.seed,
+        "goal": config.goal or config.goal_state,
+        "model": config.model or config.env,
+        "frame_skip": model.frame_skip,
+        "reach_error_rate": model.reach_error_rate,
+        "device": config.device,
+        "threads": config.threads,
+        "peak_memory_mb": peak_memory_mb(),
+        "versions": versions(),
+    }
+
+
+def _write_files(folder: Path, written: dict[str, Any], result: PlanResult, task: TaskEnv, job: Job) -> None:
+    from wm_plan.configuration import as_yaml
+    from wm_plan.pictures import write_figure, write_video
+
+    assert result.goal_image is not None
+    line = shlex.join(["wm-plan", *sys.argv[1:]])
+    (folder / "config.yaml").write_text(f"# {line}\n{as_yaml(job.config)}", encoding="utf-8")
+    views = [task.render_goal(state, image_size=VIEW_SIZE) for state in result.states]
+    goal = result.goal_image
+    if job.config.goal is None and result.goal_state is not None:
+        goal = task.render_goal(result.goal_state, image_size=VIEW_SIZE)
+    job.say("writing the video and the figure ...")
+    write_video(folder / "plan.mp4", result, views, goal, fps=1 / task.control_timestep)
+    write_figure(folder / "plan.png", result, views[0], views[-1], goal, task.control_timestep)
+    (folder / "result.json").write_text(json.dumps(as_json(written), indent=1) + "\n", encoding="utf-8")
+
+
+class _ProgressBar:
+    """Step, latent cost, error and plan time, on stderr."""
+
+    def __init__(self, job: Job, max_steps: int) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+        self._progress = Progress(
+            TextColumn("step"),
+            MofNCompleteColumn(),
+            BarColumn(bar_width=28),
+            TextColumn("latent cost {task.fields[cost]:.3g}{task.fields[error]}"),
+            TextColumn("plan {task.fields[plan_ms]:.0f} ms"),
+            console=job.console,
+        )
+        self._task = self._progress.add_task("", total=max_steps, cost=float("nan"), error="", plan_ms=0.0)
+
+    def update(self, step: Any) -> None:  # noqa: ANN401
+        """Show one env step."""
+        fields: dict[str, Any] = {"cost": step.cost}
+        if step.error is not None and step.error == step.error:
+            fields["error"] = f"  error {step.error:.1f} x tolerance"
+        if step.plan_ms:
+            fields["plan_ms"] = step.plan_ms
+        self._progress.update(self._task, completed=step.index, **fields)
+
+    def __enter__(self) -> _ProgressBar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+
+def _summary(result: PlanResult, task: TaskEnv, out: Path) -> str:
+    from wm_plan.planning import percentiles
+
+    if result.reached:
+        held = " and held" if result.held else ", not held"
+        head = f"reached at env step {result.first_reached}{held}"
+    else:
+        head = f"not reached in {result.steps} env steps"
+    judged = (
+        f"the task's tolerance ({task.tolerance_text})" if result.reached_by == "state" else "latent distance"
+    )
+    plan_ms = percentiles(result.plan_ms, 50, 99)
+    return "\n".join(
+        [
+            f"{result.env}: {head}, judged by {judged}",
+            f"  latent cost {result.costs[0]:.3g} -> {result.costs[-1]:.3g}",
+            f"  {len(result.plan_ms)} plans, {plan_ms['p50']:.0f} ms each (p99 {plan_ms['p99']:.0f} ms)",
+            f"  {out}: plan.mp4, plan.png, result.json, config.yaml",
+        ]
+    )
+
+
+def _show_config(job: Job) -> int:
+    from wm_plan.configuration import as_values, as_yaml
+
+    job.print_result(as_values(job.config), as_yaml(job.config).rstrip())
+    return DONE
+
+
+def _list(job: Job) -> int:
+    from wm_plan import envs
+    from wm_plan.controller import shipped_models
+    from wm_plan.planners import planner_names
+
+    found: dict[str, Any] = {
+        "envs": list(envs.task_names()),
+        "models": shipped_models(),
+        "planners": planner_names(),
+    }
+    job.print_result(found, "\n".join(f"{key:<9} {', '.join(names)}" for key, names in found.items()))
+    return DONE
+
+
+COMMAND = Command(
+    "wm-plan",
+    "Plan to a goal picture with a world model, and write a video, a figure and the result.",
+    run=run,
+    add_flags=add_flags,
+    flags=("env", "model", "seed", "out", "device", "list"),
+    config="plan",
+    select=select,
+    configure=configure,
+    examples=(
+        "wm-plan --env reacher --goal examples/goals/reacher.png",
+        "wm-plan --env reacher --goal-state 0.3,-1.2 --planner mppi",
+        "wm-plan --env two_room --goal goal.png planner.num_samples=512",
+        "wm-plan --env reacher --goal goal.png -m planner=cem,mppi planner.horizon=4,8,12",
+    ),
+)
+main = COMMAND.main

@@ -1,0 +1,123 @@
+"""Build the control loop of a config: planner, objective and MPC around a world model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from wm_plan.planners import (
+    MPC,
+    ControlCost,
+    GoalDistance,
+    RateCost,
+    Stillness,
+    TemporalDistance,
+    Term,
+    make_planner,
+)
+from wm_plan.planners.registry import PLANNERS
+
+from .suggestion import did_you_mean
+
+if TYPE_CHECKING:
+    from wm_plan.configs.schema import ObjectiveConfig, PlanConfig
+    from wm_plan.world_model import CompactWorldModel
+
+SHIPPED_PREDICTORS = Path(__file__).resolve().parent / "world_model" / "weights" / "predictors"
+
+
+def shipped_models() -> list[str]:
+    """Name the predictors that come with the package, one a task."""
+    return sorted(path.parent.name for path in SHIPPED_PREDICTORS.glob("*/config.json"))
+
+
+def load_world_model(name_or_folder: str | Path, device: str = "cpu") -> CompactWorldModel:
+    """Load a shipped predictor by its task's name, or one of your own by its folder.
+
+    Raises:
+        ValueError: no such name or folder, or not a predictor of ours.
+    """
+    from wm_plan.world_model import load_model
+
+    folder = SHIPPED_PREDICTORS / str(name_or_folder)
+    if str(name_or_folder) not in shipped_models():
+        folder = Path(name_or_folder)
+        if not folder.is_dir():
+            known = shipped_models()
+            raise ValueError(
+                f"no model {str(name_or_folder)!r}.{did_you_mean(str(name_or_folder), known)}"
+                f" Give a folder made by wm-train, or one of: {', '.join(known)}."
+            )
+    return load_model(folder).to(device)
+
+
+def check_settings(config: DictConfig) -> None:
+    """Check what can be checked without a model.
+
+    Raises:
+        ValueError: a setting out of its range.
+    """
+    OmegaConf.to_object(config)
+
+
+def make_controller(
+    model: CompactWorldModel, config: PlanConfig | DictConfig, *, seed: int | None = None
+) -> MPC:
+    """Give the control loop that `config` describes; call `set_goal` and then `act`.
+
+    Raises:
+        ValueError: a setting out of its range.
+    """
+    settings: Any = OmegaConf.to_object(config) if isinstance(config, DictConfig) else config
+    device = next(model.parameters()).device
+    planner = make_planner(
+        planner_name(settings), (model.action_low, model.action_high), settings.planner, device=device
+    )
+    budget = settings.control.budget_ms
+    return MPC(
+        model,
+        planner,
+        make_objective(model, settings.objective),
+        replan_every=settings.control.replan_every,
+        budget=None if budget is None else budget / 1e3,
+        seed=settings.seed if seed is None else seed,
+    )
+
+
+def make_objective(model: CompactWorldModel, config: ObjectiveConfig) -> Term:
+    """Add up the terms whose weight is not 0.
+
+    Raises:
+        ValueError: all weights are 0, or one is negative.
+    """
+    terms = {
+        "goal_distance": GoalDistance(config.distance, config.reduce, config.discount),
+        "temporal_distance": TemporalDistance(model.temporal_distance),
+        "control_cost": ControlCost(),
+        "rate_cost": RateCost(),
+        "stillness": Stillness(),
+    }
+    weighted: list[Term] = []
+    for name, term in terms.items():
+        weight = float(getattr(config, name))
+        if not weight >= 0:
+            raise ValueError(f"objective.{name}={weight} is not allowed; give 0 or more")
+        if weight:
+            weighted.append(weight * term)
+    if not weighted:
+        raise ValueError(
+            f"all weights of the objective are 0; give one of {', '.join(terms)} a weight above 0"
+        )
+    total = weighted[0]
+    for term in weighted[1:]:
+        total = total + term
+    return total
+
+
+def planner_name(config: PlanConfig | DictConfig) -> str:
+    """Name the planner whose config this is."""
+    given = config.planner
+    config_class = OmegaConf.get_type(given) if OmegaConf.is_config(given) else type(given)
+    return next(name for name, planner in PLANNERS.items() if planner.config_class is config_class)

@@ -1,0 +1,210 @@
+"""What a run looked like: a video (live view beside the goal, cost under it) and a figure."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image as PillowImage
+from PIL import ImageDraw, ImageFont
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from .planning import PlanResult
+
+Image = UInt8[np.ndarray, "height width 3"]
+
+INK, GREY, BLUE, GREEN = "#1d2433", "#8a93a6", "#2f6fed", "#1a9e6b"
+_VIEW, _MARGIN, _CAPTION, _CURVE = 320, 16, 30, 150
+"""Sizes in the video [pixels]."""
+
+
+def write_video(path: Path, result: PlanResult, views: list[Image], goal: Image, fps: float) -> None:
+    """Write an H.264 mp4 in real time, one frame an env step, and hold the last one for a second.
+
+    Args:
+        views: what the camera saw, `result.steps + 1` square images of any size.
+        goal: the goal, square.
+        fps: env steps a second.
+    """
+    import imageio.v3 as iio
+
+    scene = _VideoScene(result, goal)
+    with iio.imopen(path, "w", plugin="pyav") as video:
+        video.init_video_stream("libx264", fps=round(fps), pixel_format="yuv420p")
+        for index, view in enumerate(views):
+            video.write_frame(scene.draw(index, view, index / fps))
+        last = scene.draw(len(views) - 1, views[-1], (len(views) - 1) / fps)
+        for _ in range(round(fps)):
+            video.write_frame(last)
+
+
+def write_figure(
+    path: Path, result: PlanResult, start: Image, end: Image, goal: Image, control_timestep: float
+) -> None:
+    """Write a PNG: start, end and goal side by side over the curve of the latent cost.
+
+    Args:
+        control_timestep: length of an env step [s], for the second time axis.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    layout = ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.08, hspace=0.04)
+    figure = Figure(figsize=(9, 6.4), dpi=150, facecolor="white", layout=layout)
+    FigureCanvasAgg(figure)
+    grid = figure.add_gridspec(2, 3, height_ratios=[1.35, 1])
+    seconds = result.steps * control_timestep
+    captions = ("start", f"end, after {result.steps} steps ({seconds:.1f} s)", "goal")
+    colours = (GREY, GREEN if result.reached else GREY, BLUE)
+    for column, (image, caption, colour) in enumerate(
+        zip((start, end, goal), captions, colours, strict=True)
+    ):
+        axes = figure.add_subplot(grid[0, column])
+        axes.imshow(image, interpolation="lanczos")
+        axes.set_title(caption, fontsize=11, color=INK, pad=7)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        for spine in axes.spines.values():
+            spine.set(color=colour, linewidth=2.0)
+    _draw_curve(figure.add_subplot(grid[1, :]), result, up_to=None)
+    figure.suptitle(_headline(result), fontsize=13, color=INK, fontweight="bold", x=0.012, ha="left")
+    figure.savefig(path, metadata={"Software": None})
+
+
+def _headline(result: PlanResult) -> str:
+    if not result.reached:
+        return f"{result.env}: goal not reached in {result.steps} steps"
+    held = ", and held" if result.held else ""
+    judged = "" if result.reached_by == "state" else " (judged in latent space)"
+    return f"{result.env}: goal reached at step {result.first_reached}{held}{judged}"
+
+
+def _draw_curve(axes: Axes, result: PlanResult, up_to: int | None) -> None:
+    """Draw the latent cost over env steps; `up_to` 0 draws the axes alone."""
+    steps = np.arange(len(result.costs))
+    axes.set_xlim(0, max(result.steps, 1))
+    top = max(*result.costs, 1e-9)
+    axes.set_ylim(0, 1.08 * top)
+    if up_to is None:
+        axes.fill_between(steps, result.costs, color=BLUE, alpha=0.10, linewidth=0)
+        axes.plot(steps, result.costs, color=BLUE, linewidth=2.0, solid_capstyle="round")
+        if result.first_reached is not None:
+            axes.axvline(result.first_reached, color=GREEN, linewidth=1.3, linestyle=(0, (4, 3)))
+            late = result.first_reached > 0.8 * max(result.steps, 1)
+            axes.annotate(
+                "reached",
+                (result.first_reached, 0.97 * 1.08 * top),
+                xytext=(-6 if late else 6, 0),
+                textcoords="offset points",
+                ha="right" if late else "left",
+                va="top",
+                fontsize=9,
+                color=GREEN,
+            )
+    axes.set_xlabel("env step", fontsize=9.5, color=INK)
+    axes.set_ylabel("latent cost", fontsize=9.5, color=INK)
+    axes.tick_params(colors=GREY, labelsize=8.5, length=3)
+    axes.grid(axis="y", color=GREY, alpha=0.18, linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set(color=GREY, linewidth=0.8)
+
+
+class _VideoScene:
+    """Everything of the video that does not move, drawn once; `draw` adds what does."""
+
+    def __init__(self, result: PlanResult, goal: Image) -> None:
+        self._result = result
+        self.width = 2 * _VIEW + 3 * _MARGIN
+        self.height = _CAPTION + _VIEW + _CURVE + 2 * _MARGIN
+        self.height += self.height % 2
+        empty, self._place = self._curve(up_to=0)
+        full, _ = self._curve(up_to=None)
+        self._empty, self._full = empty, full
+        self._font = _font(15)
+        page = PillowImage.new("RGB", (self.width, self.height), "white")
+        page.paste(_resized(goal), (_VIEW + 2 * _MARGIN, _CAPTION + 4))
+        draw = ImageDraw.Draw(page)
+        self._frame_view(draw, _VIEW + 2 * _MARGIN, BLUE)
+        draw.text((_VIEW + 2 * _MARGIN, 10), "goal", fill=INK, font=self._font)
+        self._page = page
+
+    def draw(self, index: int, view: Image, seconds: float) -> Image:
+        """Give the frame at one env step."""
+        page = self._page.copy()
+        page.paste(_resized(view), (_MARGIN, _CAPTION + 4))
+        draw = ImageDraw.Draw(page)
+        first = self._result.first_reached
+        arrived = first is not None and index >= first
+        self._frame_view(draw, _MARGIN, GREEN if arrived else GREY)
+        text = f"{self._result.env}   {seconds:.2f} s" + ("   reached" if arrived else "")
+        draw.text((_MARGIN, 10), text, fill=GREEN if arrived else INK, font=self._font)
+        left, top = 0, _CAPTION + _VIEW + _MARGIN
+        x, y = self._place(index, self._result.costs[index])
+        cut = min(int(round(x)), self.width)
+        page.paste(self._empty, (left, top))
+        page.paste(self._full.crop((0, 0, cut, self._full.height)), (left, top))
+        _dot(page, left + x, top + y, BLUE)
+        return np.asarray(page)
+
+    def _curve(self, up_to: int | None) -> tuple[PillowImage.Image, Any]:
+        """Render the curve, and give the function from (step, cost) to its pixel."""
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        height = self.height - (_CAPTION + _VIEW + _MARGIN)
+        figure: Figure = Figure(figsize=(self.width / 100, height / 100), dpi=100, facecolor="white")
+        FigureCanvasAgg(figure)
+        axes = figure.add_axes((0.092, 0.27, 0.884, 0.68))
+        _draw_curve(axes, self._result, up_to)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=100)
+        transform: Any = axes.transData.frozen()
+
+        def place(step: float, cost: float) -> tuple[float, float]:
+            x, y = transform.transform((step, cost))
+            return float(x), height - float(y)
+
+        return PillowImage.open(buffer).convert("RGB"), place
+
+    @staticmethod
+    def _frame_view(draw: ImageDraw.ImageDraw, left: int, colour: str) -> None:
+        top = _CAPTION + 4
+        draw.rectangle((left - 2, top - 2, left + _VIEW + 1, top + _VIEW + 1), outline=colour, width=2)
+
+
+def _resized(image: Image) -> PillowImage.Image:
+    return PillowImage.fromarray(image).resize((_VIEW, _VIEW), PillowImage.Resampling.LANCZOS)
+
+
+def _dot(page: PillowImage.Image, x: float, y: float, colour: str, radius: float = 5.0) -> None:
+    """Put a smooth dot with a white rim, drawn four times as large and shrunk."""
+    scale, reach = 4, int(radius) + 3
+    left, top = int(x) - reach, int(y) - reach
+    size = 2 * reach + 1
+    patch = page.crop((left, top, left + size, top + size)).resize(
+        (size * scale,) * 2, PillowImage.Resampling.NEAREST
+    )
+    draw = ImageDraw.Draw(patch)
+    centre = ((x - left + 0.5) * scale, (y - top + 0.5) * scale)
+    for extent, fill in ((radius + 1.6, "white"), (radius, colour)):
+        box = [value + sign * extent * scale for sign in (-1, 1) for value in centre]
+        draw.ellipse(box, fill=fill)
+    page.paste(patch.resize((size, size), PillowImage.Resampling.BOX), (left, top))
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    """Load the font that matplotlib ships."""
+    import matplotlib
+
+    return ImageFont.truetype(
+        str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size
+    )

@@ -1,0 +1,350 @@
+"""The main job: plan to a goal, one env step after another, and judge the result."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64, UInt8
+from torch import Tensor
+
+from wm_plan.planners import MPC
+
+from .configuration import compose
+from .controller import load_world_model, make_controller
+from .goal_image import read_goal_image
+
+if TYPE_CHECKING:
+    import gymnasium
+
+    from wm_plan.envs import TaskEnv
+
+Image = UInt8[np.ndarray, "height width 3"]
+State = Float64[np.ndarray, " state"]
+
+HELD_STEPS = 10
+"""Env steps at the end through which a held goal is kept."""
+
+HELD_SCALE = 2.0
+"""A goal is held inside this many tolerances."""
+
+
+@dataclass
+class Goal:
+    """Where to go: a picture, and the state it shows where that is known."""
+
+    image: Image
+    state: State | None = None
+
+
+@dataclass
+class Step:
+    """What one env step brought, for whoever watches; `index` 0 is the start."""
+
+    index: int
+    cost: float
+    """Latent distance to the goal."""
+    error: float | None
+    """In tolerances of the task; None where the goal's state is not known."""
+    plan_ms: float
+    """0 where nothing was planned."""
+
+
+@dataclass
+class PlanResult:
+    """One run to a goal. `actions` has `steps` rows; what is listed by state has `steps + 1` entries."""
+
+    env: str
+    reached: bool = False
+    """At some env step."""
+    reached_by: str = "latent"
+    """"state": the task's tolerance; "latent": the model's calibrated threshold."""
+    held: bool = False
+    """Through the last 10 env steps (inside twice the tolerance, or judged reached in latent space)."""
+    steps: int = 0
+    first_reached: int | None = None
+    """Env step."""
+    costs: list[float] = field(default_factory=list)
+    """Squared latent distance to the goal, from the start to the end."""
+    errors: list[float] | None = None
+    """In tolerances of the task, from the start to the end."""
+    actions: list[list[float]] = field(default_factory=list)
+    """In env units."""
+    states: list[State] = field(default_factory=list)
+    goal_state: State | None = None
+    goal_image: Image | None = None
+    frames: list[Image] = field(default_factory=list)
+    """What the camera saw, from the start to the end."""
+    plan_ms: list[float] = field(default_factory=list)
+    """Of every replan."""
+    encode_ms: list[float] = field(default_factory=list)
+    wall_s: float = 0.0
+    warnings: list[str] = field(default_factory=list)
+
+    def as_json(self, num_positions: int) -> dict[str, Any]:
+        """Give what fits into a result file: no frames; states as qpos (`num_positions` numbers) and qvel."""
+
+        def split(state: State | None) -> dict[str, list[float]] | None:
+            if state is None:
+                return None
+            return {"qpos": state[:num_positions].tolist(), "qvel": state[num_positions:].tolist()}
+
+        return {
+            "env": self.env,
+            "reached": self.reached,
+            "reached_by": self.reached_by,
+            "held": self.held,
+            "steps": self.steps,
+            "first_reached": self.first_reached,
+            "start_state": split(self.states[0]),
+            "final_state": split(self.states[-1]),
+            "goal_state": split(self.goal_state),
+            "final_cost": self.costs[-1],
+            "final_error": self.errors[-1] if self.errors else None,
+            "costs": self.costs,
+            "errors": self.errors,
+            "actions": self.actions,
+            "plan_ms": percentiles(self.plan_ms, 50, 99),
+            "encode_ms": percentiles(self.encode_ms, 50),
+            "wall_s": round(self.wall_s, 3),
+            "warnings": self.warnings,
+        }
+
+
+def load(
+    name: str | Path,
+    *,
+    planner: str = "cem",
+    overrides: Sequence[str] = (),
+    device: str = "cpu",
+    seed: int = 0,
+) -> MPC:
+    """Give a controller: call `set_goal(image)`, and then `act(observation)` once an env step.
+
+    Args:
+        name: a task, for its shipped weights, or the folder of a predictor made by wm-train.
+        planner: one of `wm_plan.planners.planner_names()`.
+        overrides: settings as on the command line, such as "planner.num_samples=512".
+
+    Raises:
+        ValueError: an unknown name or setting, or a folder that holds no predictor.
+    """
+    model = load_world_model(name, device)
+    config = compose("plan", overrides, base=[*task_choice(model.env_name), f"planner={planner}"])
+    return make_controller(model, config, seed=seed)
+
+
+def make_env(name: str, **options: Any) -> gymnasium.Env:  # noqa: ANN401
+    """Make a built-in task by name ("reacher"), or any gymnasium environment by id.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    from wm_plan import envs
+
+    if "/" in name or "-v" in name:
+        import gymnasium
+
+        return gymnasium.make(name, **options)
+    return envs.make(name, **options)
+
+
+def plan(
+    env: str | TaskEnv,
+    goal: str | Path | Image | None = None,
+    *,
+    goal_state: str | Sequence[float] | None = None,
+    start_state: str | Sequence[float] | None = None,
+    model: str | Path | None = None,
+    planner: str = "cem",
+    overrides: Sequence[str] = (),
+    seed: int = 0,
+    max_steps: int | None = None,
+    device: str = "cpu",
+    on_step: Callable[[Step], None] | None = None,
+) -> PlanResult:
+    """Plan to a goal with a world model and give what happened.
+
+    Args:
+        env: a task's name, or a task.
+        goal: a PNG or JPEG file or an image (H, W, 3) uint8.
+        goal_state: position of the goal, "0.3,-1.2" or numbers; then the task's tolerance judges, and the goal is
+            drawn from it unless there is a picture.
+        start_state: position at the start; where `env.reset(seed)` puts it if None.
+        model: folder of a predictor; the task's shipped one if None.
+        max_steps: env steps; what the task allows for far goals if None.
+        on_step: called after every env step.
+
+    Raises:
+        ValueError: bad input; the message says what to do.
+    """
+    from wm_plan import envs
+
+    task = envs.make(env) if isinstance(env, str) else env
+    found = find_goal(task, goal, goal_state)
+    start = None if start_state is None else task.parse_goal(start_state)
+    controller = load(
+        task.name if model is None else model, planner=planner, overrides=overrides, device=device, seed=seed
+    )
+    check_fits(task, controller)
+    return run_to_goal(task, controller, found, start=start, seed=seed, max_steps=max_steps, on_step=on_step)
+
+
+def task_choice(name: str) -> list[str]:
+    """Give the override that chooses the preset of a task, or nothing where the task has none."""
+    from wm_plan.configuration import CONFIG_FOLDER
+
+    return [f"task={name}"] if (CONFIG_FOLDER / "task" / f"{name}.yaml").is_file() else []
+
+
+def find_goal(
+    task: TaskEnv, image: str | Path | Image | None = None, state: str | Sequence[float] | None = None
+) -> Goal:
+    """Give the goal from a picture, from a position, or from both: then the position judges.
+
+    Raises:
+        ValueError: neither is given, or one cannot be used.
+    """
+    if image is None and state is None:
+        raise ValueError(
+            "no goal was given. Give a picture (--goal IMAGE) or a position (--goal-state VALUES)."
+        )
+    known = None if state is None else task.parse_goal(state)
+    if image is None:
+        assert known is not None
+        return Goal(task.render_goal(known), known)
+    pixels = image if isinstance(image, np.ndarray) else read_goal_image(image)
+    return Goal(pixels, known)
+
+
+def check_fits(task: TaskEnv, controller: MPC) -> None:
+    """Refuse a model whose actions are not the task's.
+
+    Raises:
+        ValueError: another number of actions, or other bounds.
+    """
+    model: Any = controller.model
+    low, high = np.asarray(model.action_low), np.asarray(model.action_high)
+    space = task.action_space
+    if low.shape != space.shape or not (np.allclose(low, space.low) and np.allclose(high, space.high)):
+        raise ValueError(
+            f"the model was trained on {model.env_name!r}, with actions {low.tolist()} to {high.tolist()};"
+            f" {task.name!r} takes {space.low.tolist()} to {space.high.tolist()}. Use a model trained on it."
+        )
+
+
+def run_to_goal(
+    task: TaskEnv,
+    controller: MPC,
+    goal: Goal,
+    *,
+    start: State | None = None,
+    seed: int = 0,
+    max_steps: int | None = None,
+    on_step: Callable[[Step], None] | None = None,
+) -> PlanResult:
+    """Act until the goal is reached and held, or for `max_steps` env steps.
+
+    The controller is reset with `seed`, and so is the task.
+
+    Raises:
+        ValueError: `max_steps` is less than 1.
+    """
+    budget = task.far_budget if max_steps is None else max_steps
+    if budget < 1:
+        raise ValueError(f"max_steps={budget} is not allowed; give 1 or more")
+    began = time.perf_counter()
+    observation, info = task.reset(seed=seed, options=None if start is None else {"state": start})
+    controller.reset(seed=seed)
+    controller.set_goal(goal.image)
+    judge = _Judge(task, controller, goal)
+    result = PlanResult(task.name, reached_by=judge.kind, goal_state=goal.state, goal_image=goal.image)
+    result.errors = None if goal.state is None else []
+    result.warnings = unfamiliar_views(controller, {"goal": goal.image, "start": observation["pixels"]})
+    near: list[bool] = []
+    while True:
+        action = controller.act(observation)  # plans when a model step begins
+        if controller.replanned:
+            result.plan_ms.append(controller.timings["plan_ms"])
+        if controller.timings["encode_ms"]:
+            result.encode_ms.append(controller.timings["encode_ms"])
+        verdict = judge(info["state"], observation["pixels"])
+        near.append(verdict.near)
+        result.costs.append(verdict.cost)
+        if result.errors is not None:
+            result.errors.append(verdict.error)
+        result.states.append(info["state"])
+        result.frames.append(observation["pixels"])
+        result.steps = len(near) - 1
+        if verdict.reached and not result.reached:
+            result.reached, result.first_reached = True, result.steps
+        if on_step is not None:
+            on_step(Step(result.steps, verdict.cost, verdict.error, controller.timings["plan_ms"]))
+        result.held = result.reached and len(near) > HELD_STEPS and all(near[-HELD_STEPS:])
+        if result.held or result.steps == budget:
+            break
+        result.actions.append([float(number) for number in action])
+        observation, _, _, _, info = task.step(action)
+    result.wall_s = time.perf_counter() - began
+    return result
+
+
+@dataclass
+class _Verdict:
+    reached: bool
+    near: bool
+    """Close enough to count for holding."""
+    cost: float
+    error: float
+
+
+class _Judge:
+    """Tells at every env step how far the goal is: by the task's tolerance where its state is known."""
+
+    def __init__(self, task: TaskEnv, controller: MPC, goal: Goal) -> None:
+        self.kind = "latent" if goal.state is None else "state"
+        self._task, self._controller, self._goal_state = task, controller, goal.state
+        self._model: Any = controller.model
+        assert controller.goal_latent is not None
+        self._goal_latent = controller.goal_latent[:, -1]
+
+    def __call__(self, state: State, pixels: Image) -> _Verdict:
+        latent = self._latent(pixels)
+        cost = float((latent - self._goal_latent).square().sum())
+        if self._goal_state is None:
+            reached = bool(self._model.reached(latent, self._goal_latent)[0])
+            return _Verdict(reached, reached, cost, float("nan"))
+        error = float(self._task.error(state, self._goal_state))
+        return _Verdict(error <= 1.0, error <= HELD_SCALE, cost, error)
+
+    def _latent(self, pixels: Image) -> Float[Tensor, "1 dim"]:
+        """Give the latent of the frame, which the controller has encoded already when a model step begins."""
+        if self._controller.timings["encode_ms"]:
+            assert self._controller.latent is not None
+            return self._controller.latent
+        with torch.no_grad():
+            return self._model.encode(torch.from_numpy(pixels)[None, None])[:, -1]
+
+
+def unfamiliar_views(controller: MPC, views: dict[str, Image]) -> list[str]:
+    """Say which pictures look unlike all that the model was trained on, one line each."""
+    model: Any = controller.model
+    lines = []
+    for name, image in views.items():
+        if bool(model.unfamiliar(torch.from_numpy(np.ascontiguousarray(image))[None, None])):
+            lines.append(
+                f"the {name} looks unlike anything that the model was trained on; the plan may be poor"
+            )
+    return lines
+
+
+def percentiles(values: Sequence[float], *ranks: int) -> dict[str, float | None]:
+    """Give percentiles by name, as in {"p50": 1.5}; None where there are no values."""
+    return {
+        f"p{rank}": round(float(np.percentile(values, rank)), 3) if len(values) else None for rank in ranks
+    }
