@@ -73,7 +73,7 @@ def write_figure(
         axes.set_yticks([])
         for spine in axes.spines.values():
             spine.set(color=colour, linewidth=2.0)
-    _draw_curve(figure.add_subplot(grid[1, :]), result, up_to=None)
+    _draw_curve(figure.add_subplot(grid[1, :]), result)
     figure.suptitle(_headline(result), fontsize=13, color=INK, fontweight="bold", x=0.012, ha="left")
     figure.savefig(path, metadata={"Software": None})
 
@@ -86,28 +86,28 @@ def _headline(result: PlanResult) -> str:
     return f"{result.env}: goal reached at step {result.first_reached}{held}{judged}"
 
 
-def _draw_curve(axes: Axes, result: PlanResult, up_to: int | None) -> None:
-    """Draw the latent cost over env steps; `up_to` 0 draws the axes alone."""
+def _draw_curve(axes: Axes, result: PlanResult, *, curve: bool = True, mark: bool = True) -> None:
+    """Draw the latent cost over env steps, and mark where the goal was first reached."""
     steps = np.arange(len(result.costs))
     axes.set_xlim(0, max(result.steps, 1))
     top = max(*result.costs, 1e-9)
     axes.set_ylim(0, 1.08 * top)
-    if up_to is None:
+    if curve:
         axes.fill_between(steps, result.costs, color=BLUE, alpha=0.10, linewidth=0)
         axes.plot(steps, result.costs, color=BLUE, linewidth=2.0, solid_capstyle="round")
-        if result.first_reached is not None:
-            axes.axvline(result.first_reached, color=GREEN, linewidth=1.3, linestyle=(0, (4, 3)))
-            late = result.first_reached > 0.8 * max(result.steps, 1)
-            axes.annotate(
-                "reached",
-                (result.first_reached, 0.97 * 1.08 * top),
-                xytext=(-6 if late else 6, 0),
-                textcoords="offset points",
-                ha="right" if late else "left",
-                va="top",
-                fontsize=9,
-                color=GREEN,
-            )
+    if mark and result.first_reached is not None:
+        axes.axvline(result.first_reached, color=GREEN, linewidth=1.3, linestyle=(0, (4, 3)))
+        late = result.first_reached > 0.8 * max(result.steps, 1)
+        axes.annotate(
+            "reached",
+            (result.first_reached, 0.97 * 1.08 * top),
+            xytext=(-6 if late else 6, 0),
+            textcoords="offset points",
+            ha="right" if late else "left",
+            va="top",
+            fontsize=9,
+            color=GREEN,
+        )
     axes.set_xlabel("env step", fontsize=9.5, color=INK)
     axes.set_ylabel("latent cost", fontsize=9.5, color=INK)
     axes.tick_params(colors=GREY, labelsize=8.5, length=3)
@@ -126,9 +126,9 @@ class _VideoScene:
         self.width = 2 * _VIEW + 3 * _MARGIN
         self.height = _CAPTION + _VIEW + _CURVE + 2 * _MARGIN
         self.height += self.height % 2
-        empty, self._place = self._curve(up_to=0)
-        full, _ = self._curve(up_to=None)
-        self._empty, self._full = empty, full
+        self._empty, self._place = self._plot(curve=False, mark=False)
+        self._under_way, _ = self._plot(curve=True, mark=False)
+        self._arrived, _ = self._plot(curve=True, mark=True)
         self._font = _font(15)
         page = PillowImage.new("RGB", (self.width, self.height), "white")
         page.paste(_resized(goal), (_VIEW + 2 * _MARGIN, _CAPTION + 4))
@@ -149,14 +149,14 @@ class _VideoScene:
         draw.text((_MARGIN, 10), text, fill=GREEN if arrived else INK, font=self._font)
         left, top = 0, _CAPTION + _VIEW + _MARGIN
         x, y = self._place(index, self._result.costs[index])
-        cut = min(int(round(x)), self.width)
-        page.paste(self._empty, (left, top))
-        page.paste(self._full.crop((0, 0, cut, self._full.height)), (left, top))
+        page.paste(self._arrived if arrived else self._under_way, (left, top))
+        cut = round(x)
+        page.paste(self._empty.crop((cut, 0, self.width, self._empty.height)), (left + cut, top))
         _dot(page, left + x, top + y, BLUE)
         return np.asarray(page)
 
-    def _curve(self, up_to: int | None) -> tuple[PillowImage.Image, Any]:
-        """Render the curve, and give the function from (step, cost) to its pixel."""
+    def _plot(self, *, curve: bool, mark: bool) -> tuple[PillowImage.Image, Any]:
+        """Render the axes, and give the function from (step, cost) to its pixel."""
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
@@ -164,7 +164,7 @@ class _VideoScene:
         figure: Figure = Figure(figsize=(self.width / 100, height / 100), dpi=100, facecolor="white")
         FigureCanvasAgg(figure)
         axes = figure.add_axes((0.092, 0.27, 0.884, 0.68))
-        _draw_curve(axes, self._result, up_to)
+        _draw_curve(axes, self._result, curve=curve, mark=mark)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=100)
         transform: Any = axes.transData.frozen()

@@ -173,8 +173,8 @@ def plan(
     Args:
         env: a task's name, or a task.
         goal: a PNG or JPEG file or an image (H, W, 3) uint8.
-        goal_state: position of the goal, "0.3,-1.2" or numbers; then the task's tolerance judges, and the goal is
-            drawn from it unless there is a picture.
+        goal_state: position of the goal, "0.3,-1.2" or numbers; then the task's tolerance judges, and the
+            goal is drawn from it unless there is a picture.
         start_state: position at the start; where `env.reset(seed)` puts it if None.
         model: folder of a predictor; the task's shipped one if None.
         max_steps: env steps; what the task allows for far goals if None.
