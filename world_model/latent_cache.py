@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -23,10 +23,11 @@ from .store import TrajectoryStore
 
 _SAVE_EVERY_ROWS = 2048
 
-_RowNumbers = Int[np.ndarray, " row"]
-_Latents = Float16[np.ndarray, "row token dim"]
+_RowNumbers = Int[np.ndarray, " chosen"]
+_Latents = Float16[np.ndarray, "chosen token dim"]
 
 
+@runtime_checkable
 class FrameEncoder(Protocol):
     """What the cache needs of an encoder."""
 

@@ -6,7 +6,7 @@ import re
 import secrets
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, get_origin
 
 MANIFEST_NAME = "manifest.json"
 FORMAT = "wm-plan-trajectories"
@@ -42,16 +42,13 @@ class Shard:
     sha256: str
 
     def __post_init__(self) -> None:
-        if not isinstance(self.file, str) or not _SHARD_NAME.fullmatch(self.file):
-            raise ValueError(
-                f"shard file {self.file!r} is not a plain .h5 file name inside the store's folder"
-            )
-        if not isinstance(self.sha256, str) or not _SHA256.fullmatch(self.sha256):
+        if not _SHARD_NAME.fullmatch(self.file):
+            raise ValueError(f"shard file {self.file!r} is not a plain .h5 file name in the store's folder")
+        if not _SHA256.fullmatch(self.sha256):
             raise ValueError(f"shard {self.file}: sha256 must be 64 hexadecimal digits")
         for name in ("first_episode", "num_episodes", "num_rows", "num_bytes", "mtime_ns"):
-            value = getattr(self, name)
-            if type(value) is not int or value < 0:
-                raise ValueError(f"shard {self.file}: {name} must be a whole number >= 0, got {value!r}")
+            if getattr(self, name) < 0:
+                raise ValueError(f"shard {self.file}: {name} must be 0 or more, got {getattr(self, name)}")
 
 
 @dataclass
@@ -72,17 +69,10 @@ class Manifest:
     complete: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("recipe", "columns", "versions"):
-            if not isinstance(getattr(self, name), dict):
-                raise ValueError(f"{name} must be a JSON object, got {getattr(self, name)!r:.80}")
-        if self.num_episodes is not None and (type(self.num_episodes) is not int or self.num_episodes < 1):
-            raise ValueError(f"num_episodes must be a whole number >= 1 or null, got {self.num_episodes!r}")
-        if type(self.episodes_per_shard) is not int or self.episodes_per_shard < 1:
-            raise ValueError(
-                f"episodes_per_shard must be a whole number >= 1, got {self.episodes_per_shard!r}"
-            )
-        if type(self.complete) is not bool:
-            raise ValueError(f"complete must be true or false, got {self.complete!r}")
+        if self.num_episodes is not None and self.num_episodes < 1:
+            raise ValueError(f"num_episodes must be at least 1, got {self.num_episodes}")
+        if self.episodes_per_shard < 1:
+            raise ValueError(f"episodes_per_shard must be at least 1, got {self.episodes_per_shard}")
         end = 0
         for shard in self.shards:
             if shard.first_episode < end:
@@ -97,7 +87,7 @@ class Manifest:
         write_atomically(root / MANIFEST_NAME, json.dumps(data, indent=1, allow_nan=False) + "\n")
 
     @classmethod
-    def load(cls, root: Path) -> Self:
+    def load(cls, root: Path) -> "Manifest":
         """Read and check `root/manifest.json`.
 
         Raises:
@@ -116,22 +106,29 @@ class Manifest:
             raise ValueError(f"{path} cannot be used: {error}") from error
 
     @classmethod
-    def _parse(cls, data: object) -> Self:
+    def _parse(cls, data: object) -> "Manifest":
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             raise ValueError(f"its format is not {FORMAT!r}")
         if type(data.get("version")) is not int or not 1 <= data["version"] <= VERSION:
             raise ValueError(
                 f"version {data.get('version')!r} is not known here (1 to {VERSION}): update wm-plan"
             )
-        values = {f.name: data[f.name] for f in fields(cls) if f.name in data}
-        if not isinstance(values.get("shards", []), list):
-            raise ValueError("shards must be a list")
-        values["shards"] = [_parse_shard(entry) for entry in values.get("shards", [])]
-        return cls(**values)
+        values = _checked(data, cls)
+        return cls(**{**values, "shards": [Shard(**_checked(entry, Shard)) for entry in values["shards"]]})
 
 
-def _parse_shard(entry: object) -> Shard:
-    names = {f.name for f in fields(Shard)}
-    if not isinstance(entry, dict) or not names <= entry.keys():
-        raise ValueError(f"a shard needs {', '.join(sorted(names))}; got {entry!r:.120}")
-    return Shard(**{name: entry[name] for name in names})
+def _checked(data: object, cls: type) -> dict[str, Any]:
+    """The fields of the dataclass `cls` in `data`, each of its own JSON type."""
+    if not isinstance(data, dict):
+        raise ValueError(f"a JSON object was expected, not {data!r:.80}")
+    values: dict[str, Any] = {}
+    for entry in fields(cls):
+        if entry.name not in data:
+            raise ValueError(f"{entry.name} is missing")
+        value = data[entry.name]
+        origin = get_origin(entry.type)
+        wanted: Any = origin if origin in (dict, list) else entry.type
+        if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
+            raise ValueError(f"{entry.name} must be {getattr(wanted, '__name__', wanted)}, got {value!r:.80}")
+        values[entry.name] = value
+    return values

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import h5py
 import numpy as np
@@ -223,7 +223,7 @@ class TrajectoryStore:
         while self._handles:
             self._handles.popitem()[1].close()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "TrajectoryStore":
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -14,7 +14,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from .manifest import MANIFEST_NAME, Manifest, Shard
 from .shards import Columns, ShardReader, pack_shards, sha256_of, write_shard
@@ -202,7 +202,7 @@ class StoreWriter:
         finally:
             self._release()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "StoreWriter":
         return self
 
     def __exit__(self, error_type: type[BaseException] | None, *_: object) -> None:

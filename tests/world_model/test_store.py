@@ -224,7 +224,9 @@ def test_a_truncated_shard_is_named(tmp_path: Path) -> None:
         TrajectoryStore(shard)
 
 
-@pytest.mark.parametrize("file", ["../shard.h5", "/etc/shard.h5", "a/../../shard.h5", "..h5", "shard.pkl", 3])
+@pytest.mark.parametrize(
+    "file", ["../shard.h5", "/etc/shard.h5", "a/../../shard.h5", "..h5", "shard.pkl", ""]
+)
 def test_a_manifest_cannot_reach_outside_its_folder(tmp_path: Path, file: object) -> None:
     root = write_store(tmp_path / "data")
     edit_manifest(root, file=file)
@@ -247,8 +249,7 @@ def test_a_shard_that_is_a_symlink_is_refused(tmp_path: Path) -> None:
         ("[" * 100_000, "cannot be used"),
         ('{"format": "zarr"}', "format is not"),
         ('{"format": "wm-plan-trajectories", "version": 7}', "update wm-plan"),
-        ('{"format": "wm-plan-trajectories", "version": 1, "recipe": {}, "shards": [{}]}', "a shard needs"),
-        ('{"format": "wm-plan-trajectories", "version": 1, "recipe": {}, "shards": 4}', "must be a list"),
+        ('{"format": "wm-plan-trajectories", "version": 1, "recipe": {}}', "num_episodes is missing"),
     ],
 )
 def test_a_damaged_manifest_is_one_clear_error(tmp_path: Path, text: str, message: str) -> None:
@@ -257,10 +258,34 @@ def test_a_damaged_manifest_is_one_clear_error(tmp_path: Path, text: str, messag
         TrajectoryStore(tmp_path)
 
 
-def test_negative_sizes_in_a_manifest_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"num_rows": -1}, "num_rows must be 0 or more"),
+        ({"num_rows": "18"}, "num_rows must be int, got '18'"),
+        ({"num_bytes": True}, "num_bytes must be int, got True"),
+        ({"file": None}, "file must be str, got None"),
+        ({"sha256": "0"}, "64 hexadecimal digits"),
+        ({"first_episode": 2}, "episode 3 is in another shard too"),
+    ],
+)
+def test_a_shard_entry_that_makes_no_sense_is_refused(
+    tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
     root = write_store(tmp_path / "data")
-    edit_manifest(root, num_rows=-1)
-    with pytest.raises(ValueError, match="num_rows must be a whole number"):
+    edit_manifest(root, **changes)
+    with pytest.raises(ValueError, match=message):
+        TrajectoryStore(root)
+
+
+@pytest.mark.parametrize(
+    "field, value", [("recipe", []), ("shards", {}), ("complete", 1), ("num_episodes", "7")]
+)
+def test_a_manifest_of_wrong_types_is_refused(tmp_path: Path, field: str, value: object) -> None:
+    root = write_store(tmp_path / "data")
+    data = json.loads((root / "manifest.json").read_text())
+    (root / "manifest.json").write_text(json.dumps({**data, field: value}))
+    with pytest.raises(ValueError, match=f"{field} must be"):
         TrajectoryStore(root)
 
 
