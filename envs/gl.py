@@ -10,11 +10,10 @@ import sys
 from collections.abc import Callable, MutableMapping
 from pathlib import Path
 
-INSTALL_LINES = {
-    "egl": "apt-get install -y libegl1 libgl1-mesa-dri libopengl0",
-    "osmesa": "apt-get install -y libosmesa6",
-}
-"""What a fresh Debian or Ubuntu without any GL must install for each headless backend; one is enough."""
+INSTALL_LINE = "apt-get install -y libegl1 libgl1-mesa-dri libopengl0"
+"""What a fresh Debian or Ubuntu without any GL must install for `MUJOCO_GL=egl`."""
+OSMESA_INSTALL_LINE = "apt-get install -y libosmesa6"
+"""The same for `MUJOCO_GL=osmesa`; one of the two is enough."""
 
 _PROBE = """
 import mujoco
@@ -113,7 +112,7 @@ def import_mujoco() -> None:
 def broken_backend(backend: str, error: Exception) -> GraphicsError:
     """The error that says why `backend` cannot render, and what mends it."""
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    mend = INSTALL_LINES.get(backend.strip().lower(), INSTALL_LINES["egl"])
+    mend = OSMESA_INSTALL_LINE if backend.strip().lower() == "osmesa" else INSTALL_LINE
     return GraphicsError(
         f"MUJOCO_GL={backend or 'unset'} cannot render here ({reason}). "
         f"Unset MUJOCO_GL to have a working backend chosen, or run: {mend}"
@@ -129,7 +128,7 @@ def _first_working(environ: MutableMapping[str, str], probe: Callable[[str], str
             return backend
     tried = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
     raise GraphicsError(
-        f"No OpenGL backend works here ({tried}). Run: {INSTALL_LINES['egl']}, or: {INSTALL_LINES['osmesa']}"
+        f"No OpenGL backend works here ({tried}). Run: {INSTALL_LINE}, or: {OSMESA_INSTALL_LINE}"
     )
 
 

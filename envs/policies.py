@@ -2,14 +2,15 @@
 
 import difflib
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Float64
 
 from .task import State, TaskEnv
 
 
+@runtime_checkable
 class Policy(Protocol):
     """Anything that chooses actions; it may know the true state, since it only makes logs."""
 
@@ -80,19 +81,33 @@ class WaypointPolicy:
         """The action at env step `step`; it changes every `frame_skip` steps."""
         if step == 0:
             self._wanders = bool(self._rng.random() < 0.25)
-            self._start_leg()
+            self._start_leg(state)
         if self._wanders:
             return self._random.act(step, state)
         if step % self._env.frame_skip == 0:
             self._action = self._next(state)
         return self._action
 
-    def _start_leg(self) -> None:
-        self._goal = self._env.sample_state(self._rng)[: self._env.mj_model.nq]
+    def _start_leg(self, state: State) -> None:
+        self._goal = self._draw_goal(state[: self._env.mj_model.nq])
         self._speed = self._rng.uniform(0.3, 1.0) if self._rng.random() < 0.5 else 1.0
         self._noise_level = self._rng.choice((0.0, 0.1, 0.3))
-        self._rest = int(self._rng.choice((0, 0, 2, 6)))
+        self._rest = int(self._rng.choice((0, 2, 5, 10)))
         self._patience = int(self._rng.integers(10, 60))
+
+    def _draw_goal(self, position: Float64[np.ndarray, " nq"]) -> Float64[np.ndarray, " nq"]:
+        """Any place of the task; in many legs one nearby, or this one, so that arrivals and rests are many."""
+        place = self._env.sample_state(self._rng)[: position.size]
+        kind = self._rng.choice(("far", "near", "stay"), p=(0.45, 0.4, 0.15))
+        if kind != "far":
+            part = self._rng.uniform(0.05, 0.4) if kind == "near" else 0.0
+            nearer = position + part * self._env.offset_to(position, place)
+            try:
+                self._env.check_position(nearer)
+            except ValueError:
+                return place
+            return nearer
+        return place
 
     def _next(self, state: State) -> Float32[np.ndarray, " action"]:
         env = self._env
@@ -100,10 +115,11 @@ class WaypointPolicy:
         self._patience -= 1
         if env.position_error(position, self._goal).max() < env.tolerance:
             self._rest -= 1
+            self._noise_level = 0.0
             if self._rest < 0:
-                self._start_leg()
+                self._start_leg(state)
         elif self._patience < 0:
-            self._start_leg()
+            self._start_leg(state)
         gain, look_ahead = env.servo_gains
         offset = env.offset_to(position, env.next_waypoint(position, self._goal))
         wanted = np.clip(gain * (offset - look_ahead * velocity), -self._speed, self._speed)

@@ -118,6 +118,14 @@ class SceneRenderer:
         self._gl.free()
         self._gl = None
 
+    def close_at_exit(self) -> None:
+        """Close quietly, also when another user of GL (dm_control is one) has shut all of it down before."""
+        try:
+            self.close()
+        except Exception:  # an EGLError, whose module may be half gone by now
+            vars(self._gl)["_context"] = None  # gone already; else its finalizer would complain on stderr
+            self._gl = None
+
     def _context(self, look: Look, image_size: int) -> mujoco.MjrContext:
         """The context with this look's samples and shadow map, its buffer large enough."""
         key = (look.samples, look.shadow_map_size if look.shadows else 0)
@@ -179,18 +187,18 @@ class SharedRenderers:
 
     def __init__(self) -> None:
         self._held: dict[RendererKey, tuple[SceneRenderer, int]] = {}
-        self._registered = False
 
     def borrow(
         self, name: str, model: mujoco.MjModel, parts: SceneParts
     ) -> tuple[RendererKey, SceneRenderer]:
         """The renderer of task `name` for this thread, and the key that gives it back."""
         key = (name, os.getpid(), threading.get_ident())
-        renderer, count = self._held.get(key) or (SceneRenderer(model, parts), 0)
+        if key not in self._held:
+            self._held[key] = (SceneRenderer(model, parts), 0)
+            atexit.unregister(self.close)
+            atexit.register(self.close)  # again after each context, so that it runs before GL's own clean-up
+        renderer, count = self._held[key]
         self._held[key] = (renderer, count + 1)
-        if not self._registered:  # after the first context, so that this runs before GL's own clean-up
-            atexit.register(self.close)
-            self._registered = True
         return key, renderer
 
     def give_back(self, key: RendererKey) -> None:
@@ -208,7 +216,7 @@ class SharedRenderers:
         for key in list(self._held):
             renderer, _ = self._held.pop(key)
             if key[1] == os.getpid():
-                renderer.close()
+                renderer.close_at_exit()
 
 
 SHARED_RENDERERS = SharedRenderers()

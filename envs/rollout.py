@@ -1,7 +1,7 @@
 """Rolling a policy out into a plain episode of numpy columns."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float32, Float64, UInt8
@@ -23,7 +23,8 @@ class Episode:
         proprio: what the robot feels.
         state: qpos then qvel.
         action: held for `frame_skip` env steps, in env units; NaN in the last row.
-        pixels_varied: the same states in a look that changes every `LOOK_PERIOD` frames, where looks were asked for.
+        pixels_varied: where looks were asked for, the same states in a look that changes every `LOOK_PERIOD`
+            frames; sensor noise is new in each.
         seed: the one that gives this episode again.
         frame_skip: env steps a row.
     """
@@ -76,7 +77,7 @@ def collect_episode(
         if looks is not None:
             if index % LOOK_PERIOD == 0:
                 look = looks(look_rng)
-            varied.append(env.render(look=look))
+            varied.append(env.render(look=replace(look, noise_seed=look.noise_seed + index)))
         if index < num_steps:
             actions[index] = policy.act(index * skip, states[-1])
             env.advance(actions[index], skip)

@@ -61,8 +61,8 @@ class TwoRoomEnv(TaskEnv):
         if np.abs(qpos).max() > 0.46 or self.clearance(qpos) < 0:
             x, y = qpos
             raise ValueError(
-                f"The ball of two_room cannot be at ({x:g}, {y:g}), in a wall. Give x and y from -0.46 to 0.46 m, "
-                "with x at least 0.06 from 0 except in the door (y from 0.09 to 0.21)"
+                f"The ball of two_room cannot be at ({x:g}, {y:g}), in a wall. Give x and y from -0.46 to "
+                "0.46 m, with x at least 0.06 from 0 except in the door (y from 0.09 to 0.21)"
             )
 
     def position_error(
