@@ -122,7 +122,7 @@ class TrajectoryStore:
 
         Raises:
             ValueError: no such column in one of the files that hold the rows, two of those files differ in
-                its dtype or shape, or a row is out of range.
+                its dtype or shape, a row is out of range, or a file is damaged.
         """
         wanted = np.arange(self.num_rows)[rows] if isinstance(rows, slice) else np.asarray(rows, np.int64)
         if wanted.ndim != 1 or (wanted.size and not 0 <= wanted.min() <= wanted.max() < self.num_rows):
@@ -134,9 +134,11 @@ class TrajectoryStore:
         for start, end in _spans(breaks, len(wanted)):
             file = self._files[files[start]]
             local = wanted[start:end] - file.start
-            self._read_file(
-                file, column, local if file.row_of is None else file.row_of[local], values[start:end]
-            )
+            local = local if file.row_of is None else file.row_of[local]
+            try:
+                self._read_file(file, column, local, values[start:end])
+            except (OSError, RuntimeError, KeyError) as error:
+                raise ValueError(f"{file.path} is damaged: {column!r} cannot be read: {error}") from error
         return values
 
     def read_windows(

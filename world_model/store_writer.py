@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from .shards import Columns, ShardReader, pack_shards, sha256_of, write_shard
 
 STAGING = "staging"
 _STAGED_NAME = re.compile(r"episode-(\d{8})\.h5")
+_SHARD_NAME = re.compile(r"shard-\d{8}\.h5")
+_UNFINISHED_NAME = re.compile(r"\.(manifest\.json|shard-\d{8}\.h5|episode-\d{8}\.h5)\.[0-9a-f]{8}")
 
 
 def stage_episode(root: str | Path, index: int, columns: Columns) -> None:
@@ -53,7 +56,7 @@ class StoreWriter:
         recipe: everything that decides the values in the data, as JSON.
         num_episodes: how many are wanted; None for as many as come (`finish` then says when that is).
         resume: go on with what is at `root`; its recipe must equal this one. `num_episodes` may be raised.
-        overwrite: delete the store that is at `root` first.
+        overwrite: delete the store that is at `root` first; other files in the folder are left alone.
         versions: of the libraries that made the data.
 
     Raises:
@@ -88,10 +91,10 @@ class StoreWriter:
             manifest = Manifest.load(self.root)
             if num_episodes != manifest.num_episodes:
                 manifest.num_episodes, manifest.complete = num_episodes, False
-        elif overwrite:
+        else:
             self._delete_store()
-        for leftover in self.root.glob(".*.????????"):
-            leftover.unlink()
+        _delete(self.root, _UNFINISHED_NAME)
+        _delete(self.root / STAGING, _UNFINISHED_NAME)
         self.manifest = manifest
         if not manifest.complete:
             (self.root / STAGING).mkdir(exist_ok=True)
@@ -117,17 +120,22 @@ class StoreWriter:
         if root.exists() and not root.is_dir():
             raise ValueError(f"{root} is a file; give a folder for the store")
         names = {path.name for path in root.iterdir()} if root.exists() else set()
-        if not any(name != STAGING and not name.startswith(f".{MANIFEST_NAME}.") for name in names):
-            return
         if MANIFEST_NAME not in names:
-            raise ValueError(f"{root} is not empty and no trajectory store; give another folder")
+            if not overwrite and any(
+                name != STAGING and not _UNFINISHED_NAME.fullmatch(name) for name in names
+            ):
+                raise ValueError(
+                    f"{root} is not empty and no trajectory store; overwrite it or give another folder"
+                )
+            return
+        manifest = Manifest.load(root)
         if overwrite:
             return
         if not resume:
             raise ValueError(
                 f"{root} holds a trajectory store; resume it, overwrite it, or give another folder"
             )
-        manifest, recipe = Manifest.load(root), json.loads(json.dumps(recipe))
+        recipe = json.loads(json.dumps(recipe))
         for key in sorted(recipe.keys() | manifest.recipe.keys()):
             if recipe.get(key) != manifest.recipe.get(key):
                 raise ValueError(
@@ -191,7 +199,7 @@ class StoreWriter:
             self._pack(first)
         self.manifest.complete = True
         self.manifest.save(self.root)
-        shutil.rmtree(self.root / STAGING)
+        self._remove_staging()
         return self.manifest
 
     def close(self) -> None:
@@ -265,14 +273,25 @@ class StoreWriter:
                 path.unlink()
             else:
                 sound[index] = path
-        for leftover in (self.root / STAGING).glob(".*.????????"):
-            leftover.unlink()
         return sound
 
     def _delete_store(self) -> None:
-        """Delete the files of a store at `root`, and nothing else that may lie there."""
+        """Delete the files of a store at `root` and nothing else; the manifest goes last."""
+        if (self.root / MANIFEST_NAME).exists():
+            shutil.rmtree(self.root / "latents", ignore_errors=True)
+        _delete(self.root / STAGING, _STAGED_NAME)
+        self._remove_staging()
+        _delete(self.root, _SHARD_NAME)
         (self.root / MANIFEST_NAME).unlink(missing_ok=True)
-        for path in self.root.glob("*shard-*.h5*"):
+
+    def _remove_staging(self) -> None:
+        """Remove the folder of staged episodes, unless something else lies in it."""
+        with suppress(OSError):
+            (self.root / STAGING).rmdir()
+
+
+def _delete(folder: Path, name: re.Pattern[str]) -> None:
+    """Delete the files in `folder` whose names match."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if name.fullmatch(path.name):
             path.unlink()
-        for folder in (STAGING, "latents"):
-            shutil.rmtree(self.root / folder, ignore_errors=True)

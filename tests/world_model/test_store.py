@@ -152,18 +152,28 @@ def test_a_writer_refuses_what_it_must_not_touch(tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.tex").write_text("years of work")
     with pytest.raises(ValueError, match="not empty and no trajectory store"):
+        StoreWriter(tmp_path / "home", RECIPE, 7, resume=True)
+    (tmp_path / "home" / "manifest.json").write_text('{"name": "web page"}')
+    with pytest.raises(ValueError, match="its format is not"):
         StoreWriter(tmp_path / "home", RECIPE, 7, overwrite=True)
     assert files_of(root) == before
-    assert (tmp_path / "home" / "thesis.tex").exists()
+    assert sorted(path.name for path in (tmp_path / "home").iterdir()) == ["manifest.json", "thesis.tex"]
 
 
-def test_overwriting_leaves_nothing_of_the_old_store(tmp_path: Path) -> None:
+def test_overwriting_leaves_nothing_of_the_old_store_and_all_that_is_not(tmp_path: Path) -> None:
     root = write_store(tmp_path / "data")
+    (root / "notes.txt").write_text("by hand")
+    (root / "mine.h5").write_bytes(b"by hand")
     with StoreWriter(root, {"env": "other"}, 1, overwrite=True) as writer:
         writer.write(0, make_episode(9))
     store = TrajectoryStore(root)
     assert (store.num_episodes, store.recipes) == (1, [{"env": "other"}])
-    assert list(files_of(root)) == ["shard-00000000.h5"]
+    assert sorted(path.name for path in root.iterdir()) == [
+        "manifest.json",
+        "mine.h5",
+        "notes.txt",
+        "shard-00000000.h5",
+    ]
 
 
 def test_two_writers_at_once_are_refused(tmp_path: Path) -> None:
