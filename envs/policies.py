@@ -96,14 +96,14 @@ class WaypointPolicy:
         self._patience = int(self._rng.integers(10, 60))
 
     def _draw_goal(self, position: Float64[np.ndarray, " nq"]) -> Float64[np.ndarray, " nq"]:
-        """Any place of the task; in many legs one nearby, or this one, so that arrivals and rests are many."""
+        """Any place of the task; in many legs one nearby, or this one, for many arrivals and rests."""
         place = self._env.sample_state(self._rng)[: position.size]
         kind = self._rng.choice(("far", "near", "stay"), p=(0.45, 0.4, 0.15))
         if kind != "far":
             part = self._rng.uniform(0.05, 0.4) if kind == "near" else 0.0
             nearer = position + part * self._env.offset_to(position, place)
             try:
-                self._env.check_position(nearer)
+                self._env.check_position(self._env.offset_to(np.zeros_like(nearer), nearer))
             except ValueError:
                 return place
             return nearer

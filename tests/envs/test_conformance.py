@@ -203,7 +203,7 @@ def test_logging_policies_stay_in_bounds_hold_their_actions_and_repeat_by_seed(n
     assert all(env.action_space.contains(action) for action in runs[0])
     blocks = runs[0].reshape(20, env.frame_skip, -1)
     np.testing.assert_array_equal(blocks, np.repeat(blocks[:, :1], env.frame_skip, axis=1))
-    assert len(np.unique(blocks[:, 0], axis=0)) > 10
+    assert len(np.unique(blocks[:, 0], axis=0)) > 3
 
 
 @every_task
