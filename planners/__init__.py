@@ -1,6 +1,7 @@
 """Search over action sequences, and the control loop around it."""
 
 from .cem import CEM, CEMConfig
+from .discrete_cem import DiscreteCEM, DiscreteCEMConfig
 from .gradient import GradientConfig, GradientPlanner, Polished
 from .icem import ICEM, ICEMConfig
 from .mpc import MPC
@@ -27,6 +28,8 @@ __all__ = [
     "CEMConfig",
     "Constraint",
     "ControlCost",
+    "DiscreteCEM",
+    "DiscreteCEMConfig",
     "Evaluation",
     "GoalDistance",
     "GradientConfig",

@@ -80,14 +80,13 @@ class SequenceLimits:
                 NaN has none.
             prefix: actions already committed; every candidate starts with them.
         """
+        committed = 0 if prefix is None else prefix.shape[1]
+        if prefix is not None:
+            sequences[:, :, :committed] = prefix.unsqueeze(1)
         if self._scalar is not None:
             sequences.clamp_(*self._scalar)
         else:
             torch.clamp(sequences, self.low, self.high, out=sequences)
-        committed = 0
-        if prefix is not None and prefix.shape[1]:
-            committed = prefix.shape[1]
-            sequences[:, :, :committed] = prefix.unsqueeze(1)
         if self.rate is not None:
             self._limit_rate(sequences, self.rate, previous_action, committed // self.action_dim)
         return sequences

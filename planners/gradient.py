@@ -47,8 +47,8 @@ class GradientConfig(ShootingConfig):
 class GradientPlanner(ShootingPlanner):
     """Adam on several action sequences at once, projected into the limits after every step.
 
-    The cost function, and so the world model, must be differentiable. The best sequence evaluated is returned,
-    so a step too far does no harm.
+    The cost function, and so the world model, must be differentiable. The best sequence evaluated is
+    returned, so a step too far does no harm.
 
     Source: D. Kingma, J. Ba, "Adam" (arXiv:1412.6980), algorithm 1.
     """
@@ -82,7 +82,7 @@ class GradientPlanner(ShootingPlanner):
     def _call(self, search: Search, cost_fn: CostFn, candidates: Tensor) -> Tensor | Evaluation:
         with torch.enable_grad():
             sequences = candidates.detach().clone().requires_grad_()
-            outcome = cost_fn(self._as_steps(sequences))
+            outcome = cost_fn(self._as_actions(sequences))
             cost, violation = outcome if isinstance(outcome, tuple) else (outcome, None)
             total = cost if violation is None else cost + self.config.constraint_penalty * violation
             if not total.requires_grad:

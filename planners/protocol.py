@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Float, Shaped
 from torch import Tensor
@@ -82,6 +82,7 @@ class Plan:
     """What every iteration tried; empty unless the planner's `record` is set."""
 
 
+@runtime_checkable
 class Objective(Protocol):
     """Scores imagined futures; lower is better."""
 
@@ -90,6 +91,7 @@ class Objective(Protocol):
         ...
 
 
+@runtime_checkable
 class Planner(Protocol):
     """Searches action sequences of low cost."""
 
@@ -119,6 +121,8 @@ class Planner(Protocol):
         ...
 
 
+@runtime_checkable
+@runtime_checkable
 class ImaginationModel(Protocol):
     """What the control loop needs of a world model."""
 

@@ -191,7 +191,7 @@ class ShootingPlanner(ABC):
             relative_std = (search.std / self._half_range).mean(dim=1)
             history.add(cost, sample_size, relative_std)
             if self.record:
-                history.trace.append(Trace(self._as_steps(candidates), cost, search.elites))
+                history.trace.append(Trace(self._as_actions(candidates), cost, search.elites))
             search.iteration += 1
             durations.add(self.clock() - began)
             if search.stop(relative_std, self.config.stop_std, self.config.patience):
@@ -220,10 +220,10 @@ class ShootingPlanner(ABC):
         nothing = missing.new_empty(0, search.batch_size)
         ran = search.iteration > 0
         return Plan(
-            actions=self._as_steps(search.best).clone(),
+            actions=self._as_actions(search.best).clone(),
             cost=search.best_cost.clone(),
-            mean=self._as_steps(mean).clone(),
-            std=self._as_steps(search.std).clone(),
+            mean=self._as_actions(mean).clone(),
+            std=search.std.unflatten(-1, (self.horizon, self.action_dim)).clone(),
             iterations=search.iteration,
             status=status,
             warm_start_cost=missing if history.warm_start_cost is None else history.warm_start_cost.clone(),
@@ -236,7 +236,7 @@ class ShootingPlanner(ABC):
                 "search_ms": (seconds - history.cost_seconds) * 1e3,
             },
             violation=None if search.best_violation is None else search.best_violation.clone(),
-            elites=None if search.kept is None else self._as_steps(search.kept).clone(),
+            elites=None if search.kept is None else self._as_actions(search.kept).clone(),
             trace=history.trace,
         )
 
@@ -325,8 +325,7 @@ class ShootingPlanner(ABC):
             prefix = self._checked(prefix, "prefix", (batch_size, None, action_dim))
             if prefix.shape[1] > horizon:
                 raise ValueError(f"prefix has {prefix.shape[1]} steps; give at most horizon={horizon}")
-            low, high = self.bounds.low, self.bounds.high
-            prefix = torch.clamp(prefix, low, high).flatten(1)
+            prefix = prefix.flatten(1)
         if priors is not None:
             priors = self._checked(priors, "priors", (batch_size, None, horizon, action_dim)).flatten(2)
             room = self._num_candidates(0) - 1
@@ -374,7 +373,7 @@ class ShootingPlanner(ABC):
         if cost.shape != candidates.shape[:2]:
             raise ValueError(
                 f"The cost function returned shape {tuple(cost.shape)} for actions of shape"
-                f" {tuple(self._as_steps(candidates).shape)}; return (B, N) = {tuple(candidates.shape[:2])}"
+                f" {tuple(self._as_actions(candidates).shape)}; return (B, N) = {tuple(candidates.shape[:2])}"
             )
         cost = cost.to(self.dtype)
         cost = cost.masked_fill(~cost.isfinite(), torch.inf)
@@ -384,9 +383,9 @@ class ShootingPlanner(ABC):
         return cost, violation
 
     def _call(self, search: Search, cost_fn: CostFn, candidates: Tensor) -> Tensor | Evaluation:
-        return cost_fn(self._as_steps(candidates))
+        return cost_fn(self._as_actions(candidates))
 
-    def _as_steps(self, flat: Tensor) -> Tensor:
+    def _as_actions(self, flat: Tensor) -> Tensor:
         return flat.unflatten(-1, (self.horizon, self.action_dim))
 
     def _checked(self, given: npt.ArrayLike | Tensor, name: str, shape: tuple[int | None, ...]) -> Tensor:
