@@ -1,19 +1,16 @@
-"""One thread everywhere, and a rendering backend that works here, before anything loads torch or MuJoCo."""
+"""One thread everywhere, and a rendering backend that works here, before any test loads torch or MuJoCo."""
 
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
 
-import pytest
 
-from wm_plan.envs import choose_backend
-
-choose_backend()
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _one_torch_thread() -> None:
+def pytest_sessionstart() -> None:
+    """Set up only now: jaxtyping's hook must come before the package is first imported."""
     import torch
 
+    from wm_plan.envs import choose_backend
+
+    choose_backend()
     torch.set_num_threads(1)
