@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, Float64
 
 from .rendering import SceneParts
-from .task import State, TaskEnv, suite_spec
+from .task import Positions, State, TaskEnv, suite_spec
 
 _REACH = 0.28
 
@@ -60,8 +60,6 @@ class PointMassEnv(TaskEnv):
                     f"The {name} of point_mass must be from {-_REACH} to {_REACH} m, got {value:g}"
                 )
 
-    def position_error(
-        self, qpos: Float[np.ndarray, "*batch nq"], goal_qpos: Float[np.ndarray, "*batch nq"]
-    ) -> Float[np.ndarray, "*batch component"]:
+    def position_error(self, qpos: Positions, goal_qpos: Positions) -> Float[np.ndarray, "... component"]:
         """The distance to the goal [m]."""
         return np.linalg.norm(goal_qpos - qpos, axis=-1, keepdims=True)

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Float64
 
 from .rendering import SceneParts
-from .task import State, TaskEnv, suite_spec, wrapped_angle
+from .task import Positions, State, States, TaskEnv, suite_spec, wrapped_angle
 
 WRIST_LIMIT = np.deg2rad(160.0)
 _TARGET_SIZE = 0.05
@@ -75,20 +75,16 @@ class ReacherEnv(TaskEnv):
                     f"The {name} of reacher must be from {-limit:.4f} to {limit:.4f} rad, got {angle:g}"
                 )
 
-    def offset_to(
-        self, qpos: Float[np.ndarray, "*batch nq"], goal_qpos: Float[np.ndarray, "*batch nq"]
-    ) -> Float[np.ndarray, "*batch nq"]:
+    def offset_to(self, qpos: Positions, goal_qpos: Positions) -> Positions:
         """The way from pose to pose: the shoulder turns the short way round, the wrist cannot."""
         offset = goal_qpos - qpos
         return np.stack([wrapped_angle(offset[..., 0]), offset[..., 1]], axis=-1)
 
-    def position_error(
-        self, qpos: Float[np.ndarray, "*batch nq"], goal_qpos: Float[np.ndarray, "*batch nq"]
-    ) -> Float[np.ndarray, "*batch component"]:
+    def position_error(self, qpos: Positions, goal_qpos: Positions) -> Float[np.ndarray, "... component"]:
         """Angle of each joint from the goal's, the short way round [rad]."""
         return np.abs(wrapped_angle(qpos - goal_qpos))
 
-    def proprio(self, state: Float[np.ndarray, "*batch state"]) -> Float[np.ndarray, "*batch proprio"]:
+    def proprio(self, state: States) -> Float[np.ndarray, "... proprio"]:
         """Cosine and sine of both joints, and their velocities."""
         shoulder, wrist = state[..., 0], state[..., 1]
         parts = [

@@ -188,27 +188,29 @@ class SharedRenderers:
     def __init__(self) -> None:
         self._held: dict[RendererKey, tuple[SceneRenderer, int]] = {}
 
-    def borrow(
-        self, name: str, model: mujoco.MjModel, parts: SceneParts
-    ) -> tuple[RendererKey, SceneRenderer]:
-        """The renderer of task `name` for this thread, and the key that gives it back."""
-        key = (name, os.getpid(), threading.get_ident())
+    @staticmethod
+    def key(name: str) -> RendererKey:
+        """What names the renderer of task `name` in this process and thread."""
+        return name, os.getpid(), threading.get_ident()
+
+    def borrow(self, key: RendererKey, model: mujoco.MjModel, parts: SceneParts) -> SceneRenderer:
+        """The renderer of `key`, made when there is none yet."""
         if key not in self._held:
             self._held[key] = (SceneRenderer(model, parts), 0)
             atexit.unregister(self.close)
             atexit.register(self.close)  # again after each context, so that it runs before GL's own clean-up
         renderer, count = self._held[key]
         self._held[key] = (renderer, count + 1)
-        return key, renderer
+        return renderer
 
     def give_back(self, key: RendererKey) -> None:
-        """Say that one borrower is done with the renderer."""
-        if key not in self._held:
+        """Say that one borrower is done; another thread's renderer stays until the process ends."""
+        if key not in self._held:  # the process is ending, and all are freed
             return
-        renderer, count = self._held.pop(key)
-        if count > 1:
-            self._held[key] = (renderer, count - 1)
-        elif key[1:] == (os.getpid(), threading.get_ident()):
+        renderer, count = self._held[key]
+        self._held[key] = (renderer, count - 1)
+        if count == 1 and key == self.key(key[0]):
+            del self._held[key]
             renderer.close()
 
     def close(self) -> None:

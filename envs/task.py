@@ -16,6 +16,7 @@ from .rendering import (
     SHARED_RENDERERS,
     TARGET_GROUP,
     Pixels,
+    RendererKey,
     SceneParts,
     SceneRenderer,
     add_floor_textures,
@@ -24,6 +25,10 @@ from .rendering import (
 
 Observation = dict[str, np.ndarray]
 State = Float64[np.ndarray, " state"]
+States = Float[np.ndarray, "... state"]
+Positions = Float[np.ndarray, "... nq"]
+Batch = Float[np.ndarray, "..."] | np.floating
+"""One number for each state of a batch; a lone state gives a scalar."""
 
 _MODELS: dict[str, mujoco.MjModel] = {}
 
@@ -90,7 +95,7 @@ class TaskEnv(gymnasium.Env):
         self._substeps = round(self.control_timestep / self.mj_model.opt.timestep)
         self._data = mujoco.MjData(self.mj_model)
         self._scratch = mujoco.MjData(self.mj_model)
-        self._renderer: tuple[tuple[str, int, int], SceneRenderer] | None = None
+        self._renderers: dict[RendererKey, SceneRenderer] = {}
         low, high = self.mj_model.actuator_ctrlrange.T.astype(np.float32)
         self.action_space: gymnasium.spaces.Box = gymnasium.spaces.Box(low, high, dtype=np.float32)
         spaces: dict[str, gymnasium.Space] = {}
@@ -120,15 +125,11 @@ class TaskEnv(gymnasium.Env):
         """
         raise NotImplementedError
 
-    def position_error(
-        self, qpos: Float[np.ndarray, "*batch nq"], goal_qpos: Float[np.ndarray, "*batch nq"]
-    ) -> Float[np.ndarray, "*batch component"]:
+    def position_error(self, qpos: Positions, goal_qpos: Positions) -> Float[np.ndarray, "... component"]:
         """Distances that the tolerance is about, in its unit, none negative."""
         raise NotImplementedError
 
-    def offset_to(
-        self, qpos: Float[np.ndarray, "*batch nq"], goal_qpos: Float[np.ndarray, "*batch nq"]
-    ) -> Float[np.ndarray, "*batch nq"]:
+    def offset_to(self, qpos: Positions, goal_qpos: Positions) -> Positions:
         """The way from one position to another, the short way round where positions are angles."""
         return goal_qpos - qpos
 
@@ -138,7 +139,7 @@ class TaskEnv(gymnasium.Env):
         """Where the scripted policy heads for to get to the goal: the goal, or a way round an obstacle."""
         return goal_qpos
 
-    def proprio(self, state: Float[np.ndarray, "*batch state"]) -> Float[np.ndarray, "*batch proprio"]:
+    def proprio(self, state: States) -> Float[np.ndarray, "... proprio"]:
         """What the robot feels of `state`; `proprio_names` says what each number is."""
         return np.asarray(state, np.float32)
 
@@ -168,9 +169,8 @@ class TaskEnv(gymnasium.Env):
 
     def close(self) -> None:
         """Give the renderer back; the environment draws no more, unless asked to."""
-        if self._renderer is not None:
-            SHARED_RENDERERS.give_back(self._renderer[0])
-            self._renderer = None
+        while self._renderers:
+            SHARED_RENDERERS.give_back(self._renderers.popitem()[0])
 
     # States.
 
@@ -226,15 +226,11 @@ class TaskEnv(gymnasium.Env):
 
     # Goals.
 
-    def error(
-        self, state: Float[np.ndarray, "*batch state"], goal_state: Float[np.ndarray, "*batch state"]
-    ) -> Float[np.ndarray, "*batch"]:
+    def error(self, state: States, goal_state: States) -> Batch:
         """How far `state` is from the goal in units of the tolerance: reached at 1, velocities aside."""
         return np.max(self._scaled_error(state, goal_state), axis=-1)
 
-    def state_distance(
-        self, state: Float[np.ndarray, "*batch state"], goal_state: Float[np.ndarray, "*batch state"]
-    ) -> Float[np.ndarray, "*batch"]:
+    def state_distance(self, state: States, goal_state: States) -> Batch:
         """A smooth distance for planners that know the state: Euclidean, in units of the tolerance."""
         return np.linalg.norm(self._scaled_error(state, goal_state), axis=-1)
 
@@ -260,14 +256,15 @@ class TaskEnv(gymnasium.Env):
         return state
 
     def _draw(self, state: State, look: Look | None, image_size: int | None) -> Pixels:
-        if self._renderer is None:
-            self._renderer = SHARED_RENDERERS.borrow(self.name, self.mj_model, self.parts)
+        key = SHARED_RENDERERS.key(self.name)
+        if key not in self._renderers:
+            self._renderers[key] = SHARED_RENDERERS.borrow(key, self.mj_model, self.parts)
         _load(self.mj_model, self._scratch, state, kinematics_only=True)
         size = self.image_size if image_size is None else check_image_size(image_size)
-        return self._renderer[1].render(self._scratch, self.look if look is None else look, size)
+        return self._renderers[key].render(self._scratch, self.look if look is None else look, size)
 
 
-def wrapped_angle(angle: Float[np.ndarray, "*batch"]) -> Float[np.ndarray, "*batch"]:
+def wrapped_angle(angle: Batch) -> Batch:
     """The same angle in [-pi, pi) [rad]."""
     return (angle + np.pi) % (2 * np.pi) - np.pi
 

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Float64
 
 from .rendering import SceneParts
-from .task import State, TaskEnv
+from .task import Batch, Positions, State, States, TaskEnv
 
 _WALLS = ("wall_left", "wall_right", "wall_down", "wall_up", "door_down", "door_up")
 _CLEARANCE = 0.002
@@ -65,15 +65,11 @@ class TwoRoomEnv(TaskEnv):
                 "0.46 m, with x at least 0.06 from 0 except in the door (y from 0.09 to 0.21)"
             )
 
-    def position_error(
-        self, qpos: Float[np.ndarray, "*batch nq"], goal_qpos: Float[np.ndarray, "*batch nq"]
-    ) -> Float[np.ndarray, "*batch component"]:
+    def position_error(self, qpos: Positions, goal_qpos: Positions) -> Float[np.ndarray, "... component"]:
         """The straight distance to the goal, walls or not [m]."""
         return np.linalg.norm(goal_qpos - qpos, axis=-1, keepdims=True)
 
-    def state_distance(
-        self, state: Float[np.ndarray, "*batch state"], goal_state: Float[np.ndarray, "*batch state"]
-    ) -> Float[np.ndarray, "*batch"]:
+    def state_distance(self, state: States, goal_state: States) -> Batch:
         """Length of the way to the goal, through the door where it must, in units of the tolerance."""
         place, goal = np.asarray(state)[..., :2], np.asarray(goal_state)[..., :2]
         door = self._door(place, goal)
@@ -91,7 +87,7 @@ class TwoRoomEnv(TaskEnv):
         beside = np.array([np.sign(qpos[0]) * 0.1, 0.0])
         return door - beside if abs(qpos[1] - door[1]) < 0.03 else door + beside
 
-    def clearance(self, place: Float[np.ndarray, "*batch 2"]) -> Float[np.ndarray, "*batch"]:
+    def clearance(self, place: Float[np.ndarray, "... 2"]) -> Batch:
         """Distance from the ball's surface to the nearest wall [m]; negative inside one."""
         boxes = [self.mj_model.geom(name) for name in _WALLS]
         centre = np.stack([box.pos[:2] for box in boxes])
@@ -100,8 +96,8 @@ class TwoRoomEnv(TaskEnv):
         return np.linalg.norm(outside, axis=-1).min(axis=-1) - self.mj_model.geom("agent").size[0]
 
     def _door(
-        self, place: Float[np.ndarray, "*batch 2"], goal: Float[np.ndarray, "*batch 2"]
-    ) -> Float[np.ndarray, "*batch 2"]:
+        self, place: Float[np.ndarray, "... 2"], goal: Float[np.ndarray, "... 2"]
+    ) -> Float[np.ndarray, "... 2"]:
         """Where the shortest way from one room to the other passes the middle of the door."""
         down, up, radius = (self.mj_model.geom(name) for name in ("door_down", "door_up", "agent"))
         low = down.pos[1] + down.size[1] + radius.size[0]

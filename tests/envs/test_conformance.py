@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import threading
 
 import gymnasium
 import numpy as np
@@ -274,6 +275,18 @@ def test_a_hundred_environments_share_one_model_and_one_renderer(name):
     assert first.render().std() > 3, "closing others leaves this one able to draw"
     first.close()
     first.close()
+
+
+@every_task
+def test_another_thread_draws_the_same_picture(name):
+    env = task(name)
+    env.reset(seed=4)
+    here, there = env.render(), []
+    thread = threading.Thread(target=lambda: there.append(env.render()))
+    thread.start()
+    thread.join()
+    np.testing.assert_array_equal(here, there[0])
+    np.testing.assert_array_equal(here, env.render())
 
 
 @every_task
