@@ -25,6 +25,7 @@ import numpy as np
 from gymnasium.spaces import Box
 
 from wm_plan.envs import LookRanges, choose_backend, make, sample_look
+from wm_plan.envs.rollout import LOOK_PERIOD
 from wm_plan.world_model.store_writer import StoreWriter, stage_episode
 
 if TYPE_CHECKING:
@@ -113,6 +114,7 @@ def make_recipe(config: CollectConfig) -> dict[str, Any]:
             "proprio": list(env.proprio_names),
             "look": asdict(env.look),
             "varied_looks": asdict(LookRanges()) if config.varied else None,
+            "look_period": LOOK_PERIOD if config.varied else None,
         }
     finally:
         env.close()

@@ -1,0 +1,214 @@
+"""Frozen encoders: frames in, tokens out, with their preprocessing and fingerprint."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from .vit import VideoViT, ViTConfig
+from .weights_io import load_folder, load_weights, save_folder
+
+WEIGHTS_FOLDER = Path(__file__).resolve().parent / "weights"
+_SHIPPED = {"small": WEIGHTS_FOLDER / "encoder_small"}
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+Frames = UInt8[np.ndarray, "batch time height width 3"] | UInt8[Tensor, "batch time height width 3"]
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """Anything that turns clips into tokens.
+
+    Attributes:
+        name: what it is called in results.
+        fingerprint: changes whenever weights or preprocessing do.
+        image_size: height and width that `preprocess` gives [px].
+        grid_size: patches along a side; a frame has `grid_size ** 2` tokens.
+        width: numbers a token.
+        num_frames: longest clip.
+    """
+
+    name: str
+    fingerprint: str
+    image_size: int
+    grid_size: int
+    width: int
+    num_frames: int
+
+    def preprocess(self, frames: Frames) -> Float[Tensor, "batch time 3 height width"]:
+        """Frames of any size as pixel values of the encoder's own."""
+        ...
+
+    def __call__(self, pixel_values: Float[Tensor, "batch time 3 height width"]) -> Float[Tensor, "batch token dim"]:
+        """Tokens of clips, in the order (time, row, column); a lone frame is a still clip."""
+        ...
+
+
+class JEPAEncoder(nn.Module):
+    """The teacher of a V-JEPA pretraining, frozen: its weights and its mode never change.
+
+    Tokens are the outputs of `feature_layers`, each layer-normed, side by side.
+    """
+
+    def __init__(self, config: ViTConfig, feature_layers: tuple[int, ...], name: str = "jepa") -> None:
+        """Build with random weights; `load` and `from_teacher` put trained ones in."""
+        super().__init__()
+        if not feature_layers or min(feature_layers) < 0 or max(feature_layers) > config.depth:
+            raise ValueError(f"feature_layers are {feature_layers}; the encoder's layers are 0 to {config.depth}")
+        self.name = name
+        self.config = config
+        self.feature_layers = tuple(feature_layers)
+        self.vit = VideoViT(config)
+        self.training_record: dict[str, Any] = {}
+        self.register_buffer("_mean", torch.tensor(_MEAN).view(3, 1, 1) * 255, persistent=False)
+        self.register_buffer("_scale", 1 / (torch.tensor(_STD).view(3, 1, 1) * 255), persistent=False)
+        self.requires_grad_(False)
+        super().train(False)
+
+    def train(self, mode: bool = True) -> JEPAEncoder:
+        """Stay frozen, whatever a parent module does."""
+        del mode
+        return self
+
+    @property
+    def fingerprint(self) -> str:
+        """40 hexadecimal digits over weights, sizes, layers and preprocessing."""
+        digest = hashlib.sha256(json.dumps(self._settings(), sort_keys=True).encode())
+        for name, tensor in sorted(self.vit.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().half().numpy().tobytes())
+        return digest.hexdigest()[:40]
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of the input [px]."""
+        return self.config.image_size
+
+    @property
+    def grid_size(self) -> int:
+        """Patches along a side of a frame."""
+        return self.config.grid_size
+
+    @property
+    def width(self) -> int:
+        """Numbers a token."""
+        return self.config.width * len(self.feature_layers)
+
+    @property
+    def num_frames(self) -> int:
+        """Longest clip [frames]."""
+        return self.config.num_frames
+
+    def preprocess(self, frames: Frames) -> Float[Tensor, "batch time 3 height width"]:
+        """Centre-crop to a square, resize with antialiasing, scale to ImageNet's mean and std."""
+        return (square_frames(frames, self.image_size, self._mean.device) - self._mean) * self._scale
+
+    @torch.no_grad()
+    def forward(
+        self, pixel_values: Float[Tensor, "batch time 3 height width"]
+    ) -> Float[Tensor, "batch token dim"]:
+        """Encode clips of a multiple of the tubelet's frames, or lone frames (repeated to fill a tubelet)."""
+        if pixel_values.shape[1] == 1:
+            pixel_values = pixel_values.expand(-1, self.config.tubelet_size, -1, -1, -1)
+        tokens, layers = self.vit.embed(pixel_values), []
+        if 0 in self.feature_layers:
+            layers.append(tokens)
+        for index, block in enumerate(self.vit.blocks[: max(self.feature_layers)], start=1):
+            tokens = block(tokens)
+            if index in self.feature_layers:
+                layers.append(tokens)
+        return torch.cat([F.layer_norm(layer, layer.shape[-1:]) for layer in layers], dim=-1)
+
+    def save(self, folder: str | Path) -> None:
+        """Write `config.json` and fp16 `model.safetensors` into `folder`."""
+        config = {**self._settings(), "name": self.name, "training": self.training_record}
+        tensors = {name: tensor.half() for name, tensor in self.vit.state_dict().items()}
+        save_folder(Path(folder), "encoder", config, tensors)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> JEPAEncoder:
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError: the folder is missing, damaged or holds something else.
+        """
+        folder = Path(folder)
+        config, tensors = load_folder(folder, "encoder")
+        try:
+            encoder = cls(ViTConfig(**config["vit"]), tuple(config["feature_layers"]), str(config["name"]))
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{str(folder)!r} has a damaged config: {error!r}") from error
+        load_weights(encoder.vit, tensors, folder)
+        encoder.training_record = dict(config.get("training", {}))
+        return encoder
+
+    def _settings(self) -> dict[str, Any]:
+        preprocessing = {"crop": "centre square", "resize": "bilinear antialiased", "mean": _MEAN, "std": _STD}
+        return {
+            "vit": asdict(self.config),
+            "feature_layers": list(self.feature_layers),
+            "preprocessing": preprocessing,
+        }
+
+
+def square_frames(
+    frames: Frames, image_size: int, device: torch.device | str = "cpu"
+) -> Float[Tensor, "batch time 3 size size"]:
+    """Frames cropped to their central square and resized, in grey levels 0 to 255."""
+    tensor = torch.as_tensor(frames, device=device)
+    if tensor.ndim != 5 or tensor.shape[-1] != 3 or tensor.dtype != torch.uint8:
+        raise ValueError(
+            f"frames must be (batch, time, height, width, 3) uint8, got {tuple(tensor.shape)} {tensor.dtype}"
+        )
+    side = min(tensor.shape[2:4])
+    top, left = (tensor.shape[2] - side) // 2, (tensor.shape[3] - side) // 2
+    pixels = tensor[:, :, top : top + side, left : left + side].permute(0, 1, 4, 2, 3).float()
+    if side == image_size:
+        return pixels
+    flat = F.interpolate(
+        pixels.flatten(0, 1), size=(image_size, image_size), mode="bilinear", antialias=True, align_corners=False
+    )
+    return rearrange(flat, "(b t) c h w -> b t c h w", b=len(tensor))
+
+
+def encoder_names() -> tuple[str, ...]:
+    """Names that `load_encoder` knows besides folders."""
+    return (*_SHIPPED, "random")
+
+
+def load_encoder(name_or_path: str | Path, *, device: str = "cpu") -> JEPAEncoder:
+    """Load a frozen encoder.
+
+    Args:
+        name_or_path: "small", the one in the package; "random", the same with untrained weights, to compare with;
+            or a folder that `wm-pretrain` wrote.
+        device: where it computes.
+
+    Raises:
+        ValueError: there is no such name or folder, or the folder is damaged.
+    """
+    name = str(name_or_path)
+    if name == "random":
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            shipped = JEPAEncoder.load(_SHIPPED["small"])
+            return JEPAEncoder(shipped.config, shipped.feature_layers, "random").to(device)
+    folder = _SHIPPED.get(name, Path(name))
+    if name not in _SHIPPED and not folder.exists():
+        near = difflib.get_close_matches(name, encoder_names(), n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(
+            f"Unknown encoder {name!r}.{hint} Give a folder or one of: {', '.join(encoder_names())}"
+        )
+    return JEPAEncoder.load(folder).to(device)

@@ -1,0 +1,91 @@
+"""Folders that hold a model: `config.json` beside `model.safetensors`, written atomically, never unpickled."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from .manifest import write_atomically
+
+CONFIG_NAME = "config.json"
+WEIGHTS_NAME = "model.safetensors"
+VERSION = 1
+
+
+def save_folder(folder: Path, kind: str, config: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Write `tensors` and `config` into `folder`; a reader sees the old pair or the new one.
+
+    Args:
+        kind: what the folder holds, such as "encoder"; checked on loading.
+        config: anything JSON can say.
+        tensors: saved as they are, dtype included.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    version = metadata.version("wm-plan")
+    data = {"format": f"wm-plan-{kind}", "version": VERSION, "library_version": version, **config}
+    partial = folder / f".{WEIGHTS_NAME}.{secrets.token_hex(4)}"
+    try:
+        save_file({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, partial)
+        os.replace(partial, folder / WEIGHTS_NAME)
+    finally:
+        partial.unlink(missing_ok=True)
+    write_atomically(folder / CONFIG_NAME, json.dumps(data, indent=1, allow_nan=False) + "\n")
+
+
+def load_folder(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read what `save_folder` wrote.
+
+    Raises:
+        ValueError: the folder is missing, damaged, holds another kind of model, or a newer format.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"{str(folder)!r} is not a folder; give the folder that holds {CONFIG_NAME}")
+    path = folder / CONFIG_NAME
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{str(folder)!r} holds no {kind}: it has no {CONFIG_NAME}") from None
+    except (ValueError, OSError, RecursionError) as error:
+        raise ValueError(f"{str(path)!r} is damaged: {error}") from error
+    found = config.get("format") if isinstance(config, dict) else None
+    if found != f"wm-plan-{kind}":
+        raise ValueError(f"{str(folder)!r} holds no {kind}: its format is {found!r}, not 'wm-plan-{kind}'")
+    if config.get("version") != VERSION:
+        raise ValueError(
+            f"{str(path)!r} has version {config.get('version')!r}; this release reads {VERSION}: update wm-plan"
+        )
+    weights = folder / WEIGHTS_NAME
+    try:
+        return config, load_file(weights)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{str(weights)!r} cannot be read: {error}") from error
+
+
+def load_weights(module: torch.nn.Module, tensors: dict[str, Tensor], source: Path) -> None:
+    """Put `tensors` into `module`, every one of them and no other.
+
+    Raises:
+        ValueError: naming the first tensor that is missing, unknown or of another shape.
+    """
+    wanted = module.state_dict()
+    for name, tensor in wanted.items():
+        if name not in tensors:
+            raise ValueError(f"{str(source)!r} does not fit its config: tensor {name!r} is missing")
+        if tensors[name].shape != tensor.shape:
+            raise ValueError(
+                f"{str(source)!r} does not fit its config: {name!r} is {tuple(tensors[name].shape)}, "
+                f"it should be {tuple(tensor.shape)}"
+            )
+    unknown = sorted(set(tensors) - set(wanted))
+    if unknown:
+        raise ValueError(f"{str(source)!r} does not fit its config: tensor {unknown[0]!r} is unknown")
+    module.load_state_dict({name: tensors[name].to(tensor.dtype) for name, tensor in wanted.items()})
