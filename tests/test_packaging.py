@@ -28,7 +28,7 @@ def run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
-    """The wheel, built from a copy of the tree with the environment's own setuptools: no network is needed."""
+    """The wheel, built from a copy of the tree by the environment's own setuptools, without network."""
     folder = tmp_path_factory.mktemp("wheel")
     copy = folder / "source"
     ignore = shutil.ignore_patterns("__pycache__", "*.egg-info")

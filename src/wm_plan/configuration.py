@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,23 @@ def compose(name: str, overrides: Sequence[str] = (), *, base: Sequence[str] = (
         ValueError: an override that does not parse, names nothing that exists or has the wrong type.
     """
     register(name)
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONFIG_FOLDER)):
+    with _own_hydra():
         try:
             return hydra_compose(name, overrides=[*base, *overrides])
         except _ERRORS as error:
             raise ValueError(_explained(error, name, base, overrides)) from error
+
+
+@contextmanager
+def _own_hydra() -> Iterator[None]:
+    """Start hydra on our presets, and put back the one that was running."""
+    outer = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(version_base="1.3", config_dir=str(CONFIG_FOLDER)):
+            yield
+    finally:
+        GlobalHydra.instance().hydra = outer
 
 
 def register(name: str) -> None:

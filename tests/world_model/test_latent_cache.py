@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from trajectories import RECIPE, make_episode, write_store
 
+from tests.trajectories import RECIPE, make_episode, write_store
 from wm_plan.world_model.latent_cache import cached_latents, default_cache_dir
 from wm_plan.world_model.store import TrajectoryStore
 from wm_plan.world_model.store_writer import StoreWriter

@@ -11,8 +11,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from trajectories import RECIPE, make_episode, write_store
 
+from tests.trajectories import RECIPE, make_episode, write_store
 from wm_plan.world_model.manifest import Manifest
 from wm_plan.world_model.store import TrajectoryStore
 from wm_plan.world_model.store_writer import StoreWriter, stage_episode
@@ -79,7 +79,7 @@ KILLED = """
 import os, signal, sys
 sys.path.insert(0, {tests!r})
 import h5py
-from trajectories import RECIPE, make_episode
+from tests.trajectories import RECIPE, make_episode
 from wm_plan.world_model import shards
 from wm_plan.world_model.store_writer import StoreWriter
 writer = StoreWriter({root!r}, RECIPE, 7, episodes_per_shard=3)

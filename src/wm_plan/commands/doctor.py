@@ -91,11 +91,11 @@ def _graphics() -> dict[str, Any]:
     working = [name for name in names if not backends[name]]
     chosen = by_user or next(iter(working), None)
     fix = None
-    if by_user and by_user in backends and backends[by_user]:
-        other = f"unset MUJOCO_GL (it says {by_user}, which fails here)" if working else ""
-        fix, chosen = other or gl.INSTALL_LINES["egl"], None
-    elif chosen is None:
-        fix = gl.INSTALL_LINES["egl"]
+    if backends.get(str(chosen), "") or chosen is None:  # the user's choice fails, or nothing works
+        fix = gl.OSMESA_INSTALL_LINE if by_user == "osmesa" else gl.INSTALL_LINE
+        if working:
+            fix = f"unset MUJOCO_GL (it says {by_user}, which fails here; {working[0]} works)"
+        chosen = None
     return {"backends": backends, "chosen": chosen, "by_user": bool(by_user), "fix": fix}
 
 
