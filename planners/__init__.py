@@ -19,6 +19,7 @@ from .objectives import (
 )
 from .predictive_sampling import PredictiveSampling, PredictiveSamplingConfig
 from .protocol import Evaluation, ImaginationModel, Objective, Plan, Planner, Status
+from .realtime import LoopCounters, RealTimeMPC
 from .registry import make_planner, planner_names
 from .shooting import ShootingConfig, ShootingPlanner
 from .smoothness import Smoothness
@@ -37,6 +38,7 @@ __all__ = [
     "ICEM",
     "ICEMConfig",
     "ImaginationModel",
+    "LoopCounters",
     "MPC",
     "MPPI",
     "MPPIConfig",
@@ -47,6 +49,7 @@ __all__ = [
     "PredictiveSampling",
     "PredictiveSamplingConfig",
     "RateCost",
+    "RealTimeMPC",
     "ShootingConfig",
     "ShootingPlanner",
     "Smoothness",

@@ -103,8 +103,8 @@ class MPC:
         self.replanned = False
         self._seed: int | Sequence[int] = seed
         self._goal: Tensor | None = None
-        self._executed_action = torch.empty(0)
-        self._executed_action = torch.empty(0)
+        self._last_action = torch.empty(0)
+        self._last_action = torch.empty(0)
         self._batch_size = 0
 
     def reset(self, seed: int | Sequence[int] | None = 0, mask: npt.ArrayLike | None = None) -> None:
@@ -181,10 +181,62 @@ class MPC:
         Raises:
             ValueError: no goal is set, or shapes do not fit.
         """
+        frames, proprio = self._read(observation)
+        chosen = torch.ones(self._batch_size, dtype=torch.bool)
+        if active is not None:
+            chosen = torch.as_tensor(np.asarray(active), dtype=torch.bool).reshape(self._batch_size)
+        self.timings = {"encode_ms": 0.0, "plan_ms": 0.0}
+        self.replanned = False
+        beginning = (chosen & (self._substep == 0)).nonzero().squeeze(1)
+        if len(beginning):
+            self._observe(beginning, frames, proprio)
+            due = ~self._has_plan[beginning] | (self._executed[beginning] >= self.replan_every)
+            if bool(due.any()):
+                self._plan(beginning[due], self._last_action[beginning[due]], self.budget)
+        actions = torch.where(chosen.unsqueeze(1), self._next_actions(), torch.zeros(()))
+        self._last_action = torch.where(chosen.unsqueeze(1), actions, self._last_action)
+        self._advance(chosen)
+        result = actions.numpy().astype(np.float32)
+        return result[0] if np.ndim(observation["pixels"]) == 3 else result
+
+    # For loops that keep the time themselves, such as `RealTimeMPC`; `act` needs neither
+
+    def observe(self, observation: Mapping[str, Any]) -> None:
+        """Encode the frames at the beginning of a model step and append them to the histories."""
+        frames, proprio = self._read(observation)
+        self._observe(torch.arange(self._batch_size), frames, proprio)
+
+    def plan(
+        self,
+        elapsed: int,
+        *,
+        prefix: Tensor | None = None,
+        previous_action: Tensor | None = None,
+        budget: float | None = None,
+    ) -> Plan:
+        """Plan all rows from the frames observed last.
+
+        Args:
+            elapsed: model steps since the frames that the last plan was made from.
+            prefix: (B, P, A) actions already committed, from those frames on.
+            previous_action: (B, A) action before them, for the rate limit.
+            budget: seconds.
+
+        Raises:
+            ValueError: nothing was observed since the last reset.
+        """
+        if self._batch_size == 0 or bool(self._fresh.any()):
+            raise ValueError("Nothing was observed yet; call observe(observation) before plan")
+        self._executed[:] = elapsed
+        return self._plan(torch.arange(self._batch_size), previous_action, budget, prefix)
+
+    # Parts of the loop
+
+    def _read(self, observation: Mapping[str, Any]) -> tuple[Tensor, Tensor | None]:
+        """Frames (B, H, W, 3) and proprio (B, P) of an observation that fits the episode."""
         if self._goal is None:
             raise ValueError("No goal is set; call set_goal(image) before act")
         frames = _as_frames(observation["pixels"], "pixels")
-        single = np.ndim(observation["pixels"]) == 3
         proprio = observation.get("proprio")
         if proprio is not None:
             proprio = torch.as_tensor(np.asarray(proprio)).reshape(len(frames), -1)
@@ -194,24 +246,7 @@ class MPC:
             raise ValueError(
                 f"pixels have {len(frames)} rows, the episode has {self._batch_size}; call reset() first"
             )
-        chosen = torch.ones(self._batch_size, dtype=torch.bool)
-        if active is not None:
-            chosen = torch.as_tensor(np.asarray(active), dtype=torch.bool).reshape(self._batch_size)
-        self.timings = {"encode_ms": 0.0, "plan_ms": 0.0}
-        self.replanned = False
-        beginning = (chosen & (self._substep == 0)).nonzero().squeeze(1)
-        if len(beginning):
-            self._observe(beginning, frames[beginning], None if proprio is None else proprio[beginning])
-            due = ~self._has_plan[beginning] | (self._executed[beginning] >= self.replan_every)
-            if bool(due.any()):
-                self._plan(beginning[due])
-        actions = torch.where(chosen.unsqueeze(1), self._next_actions(), torch.zeros(()))
-        self._executed_action = torch.where(chosen.unsqueeze(1), actions, self._executed_action)
-        self._advance(chosen)
-        result = actions.numpy().astype(np.float32)
-        return result[0] if single else result
-
-    # Parts of the loop
+        return frames, proprio
 
     def _start(self, batch_size: int) -> None:
         self._check_goal(batch_size)
@@ -222,7 +257,7 @@ class MPC:
         self._has_plan = torch.zeros(batch_size, dtype=torch.bool)
         self._fresh = torch.ones(batch_size, dtype=torch.bool)
         self._planned = torch.zeros(batch_size, self.planner.horizon, self.planner.action_dim)
-        self._executed_action = torch.full((batch_size, self.action_dim), torch.nan)
+        self._last_action = torch.full((batch_size, self.action_dim), torch.nan)
         self._kept: Tensor | None = None
         self._context = torch.empty(0)
         self._restart(torch.arange(batch_size))
@@ -233,7 +268,7 @@ class MPC:
         self._plan_number[rows] = 0
         self._has_plan[rows] = False
         self._fresh[rows] = True
-        self._executed_action[rows] = torch.nan
+        self._last_action[rows] = torch.nan
         for term in _terms(self.objective):
             if hasattr(term, "restart"):
                 term.restart(rows, self._batch_size)
@@ -253,7 +288,9 @@ class MPC:
     def _observe(self, rows: Tensor, frames: Tensor, proprio: Tensor | None) -> None:
         """Encode the newest frames of some rows, once, and append them to their histories."""
         start = time.perf_counter()
-        latents = self._encode(frames.unsqueeze(1), None if proprio is None else proprio.unsqueeze(1))
+        latents = self._encode(
+            frames[rows].unsqueeze(1), None if proprio is None else proprio[rows].unsqueeze(1)
+        )
         if self._context.numel() == 0:
             self._context = latents.new_zeros(self._batch_size, self.history, *latents.shape[2:])
         past = self._context[rows]
@@ -266,7 +303,9 @@ class MPC:
                 term.observe(rows, latents[:, 0])
         self.timings["encode_ms"] = (time.perf_counter() - start) * 1e3
 
-    def _plan(self, rows: Tensor) -> None:
+    def _plan(
+        self, rows: Tensor, previous_action: Tensor | None, budget: float | None, prefix: Tensor | None = None
+    ) -> Plan:
         start = time.perf_counter()
         assert self._goal is not None
         context = self._context[rows]
@@ -275,9 +314,10 @@ class MPC:
             self._cost_fn(context, goal),
             batch_size=len(rows),
             warm_start=self._warm_start(rows),
-            budget=self.budget,
+            budget=budget,
             seed=self._row_seeds(rows),
-            previous_action=None if self.action_block else self._executed_action[rows],
+            previous_action=None if self.action_block else previous_action,
+            prefix=prefix,
             priors=self._priors(rows, context, goal),
         )
         if self.imagine:
@@ -290,6 +330,7 @@ class MPC:
         self._plan_number[rows] += 1
         self.last_plan, self.last_rows, self.replanned = plan, rows, True
         self.timings["plan_ms"] = (time.perf_counter() - start) * 1e3
+        return plan
 
     def _cost_fn(self, context: Tensor, goal: Tensor) -> CostFn:
         evaluate = evaluator(self.objective)
