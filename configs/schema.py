@@ -60,6 +60,17 @@ class PlanConfig:
     device: str = "cpu"
     threads: int = 1
 
+    def __post_init__(self) -> None:
+        """Check what can be checked without the task and the model.
+
+        Raises:
+            ValueError: naming what was given and what is allowed.
+        """
+        for name, minimum in (("max_steps", 1), ("threads", 1), ("seed", 0)):
+            value = getattr(self, name)
+            if value is not None and value < minimum:
+                raise ValueError(f"{name}={value} is not allowed; give {minimum} or more")
+
 
 def register_schema(name: str) -> None:
     """Make the schema of the config `name` known to hydra, as `<name>_schema`.

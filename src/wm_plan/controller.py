@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -19,38 +18,9 @@ from wm_plan.planners import (
 )
 from wm_plan.planners.registry import PLANNERS
 
-from .suggestion import did_you_mean
-
 if TYPE_CHECKING:
     from wm_plan.configs.schema import ObjectiveConfig, PlanConfig
     from wm_plan.world_model import CompactWorldModel
-
-SHIPPED_PREDICTORS = Path(__file__).resolve().parent / "world_model" / "weights" / "predictors"
-
-
-def shipped_models() -> list[str]:
-    """Name the predictors that come with the package, one a task."""
-    return sorted(path.parent.name for path in SHIPPED_PREDICTORS.glob("*/config.json"))
-
-
-def load_world_model(name_or_folder: str | Path, device: str = "cpu") -> CompactWorldModel:
-    """Load a shipped predictor by its task's name, or one of your own by its folder.
-
-    Raises:
-        ValueError: no such name or folder, or not a predictor of ours.
-    """
-    from wm_plan.world_model import load_model
-
-    folder = SHIPPED_PREDICTORS / str(name_or_folder)
-    if str(name_or_folder) not in shipped_models():
-        folder = Path(name_or_folder)
-        if not folder.is_dir():
-            known = shipped_models()
-            raise ValueError(
-                f"no model {str(name_or_folder)!r}.{did_you_mean(str(name_or_folder), known)}"
-                f" Give a folder made by wm-train, or one of: {', '.join(known)}."
-            )
-    return load_model(folder).to(device)
 
 
 def check_settings(config: DictConfig) -> None:

@@ -72,7 +72,7 @@ def _as_rgb(image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:
         rgba = image.convert("RGBA")
         black = Image.new("RGBA", rgba.size, (0, 0, 0, 255))
         image = Image.alpha_composite(black, rgba)
-    return np.asarray(image.convert("RGB"), dtype=np.uint8)
+    return np.array(image.convert("RGB"), dtype=np.uint8)
 
 
 def _centre_square(

@@ -16,7 +16,7 @@ from torch import Tensor
 from wm_plan.planners import MPC
 
 from .configuration import compose
-from .controller import load_world_model, make_controller
+from .controller import make_controller
 from .goal_image import read_goal_image
 
 if TYPE_CHECKING:
@@ -134,7 +134,9 @@ def load(
     Raises:
         ValueError: an unknown name or setting, or a folder that holds no predictor.
     """
-    model = load_world_model(name, device)
+    from wm_plan.world_model import load_model
+
+    model = load_model(name, device=device)
     config = compose("plan", overrides, base=[*task_choice(model.env_name), f"planner={planner}"])
     return make_controller(model, config, seed=seed)
 
@@ -265,15 +267,19 @@ def run_to_goal(
     judge = _Judge(task, controller, goal)
     result = PlanResult(task.name, reached_by=judge.kind, goal_state=goal.state, goal_image=goal.image)
     result.errors = None if goal.state is None else []
-    result.warnings = unfamiliar_views(controller, {"goal": goal.image, "start": observation["pixels"]})
+    result.warnings = unfamiliar_views(controller.model, {"goal": goal.image, "start": observation["pixels"]})
     near: list[bool] = []
     while True:
-        action = controller.act(observation)  # plans when a model step begins
-        if controller.replanned:
-            result.plan_ms.append(controller.timings["plan_ms"])
-        if controller.timings["encode_ms"]:
-            result.encode_ms.append(controller.timings["encode_ms"])
-        verdict = judge(info["state"], observation["pixels"])
+        plan_ms, encoded = 0.0, False
+        if len(near) < budget:
+            action = controller.act(observation)  # plans when a model step begins
+            encoded = controller.timings["encode_ms"] > 0
+            if encoded:
+                result.encode_ms.append(controller.timings["encode_ms"])
+            if controller.replanned:
+                plan_ms = controller.timings["plan_ms"]
+                result.plan_ms.append(plan_ms)
+        verdict = judge(info["state"], controller.latent if encoded else judge.latent(observation["pixels"]))
         near.append(verdict.near)
         result.costs.append(verdict.cost)
         if result.errors is not None:
@@ -284,7 +290,7 @@ def run_to_goal(
         if verdict.reached and not result.reached:
             result.reached, result.first_reached = True, result.steps
         if on_step is not None:
-            on_step(Step(result.steps, verdict.cost, verdict.error, controller.timings["plan_ms"]))
+            on_step(Step(result.steps, verdict.cost, verdict.error, plan_ms))
         result.held = result.reached and len(near) > HELD_STEPS and all(near[-HELD_STEPS:])
         if result.held or result.steps == budget:
             break
@@ -308,13 +314,12 @@ class _Judge:
 
     def __init__(self, task: TaskEnv, controller: MPC, goal: Goal) -> None:
         self.kind = "latent" if goal.state is None else "state"
-        self._task, self._controller, self._goal_state = task, controller, goal.state
+        self._task, self._goal_state = task, goal.state
         self._model: Any = controller.model
         assert controller.goal_latent is not None
         self._goal_latent = controller.goal_latent[:, -1]
 
-    def __call__(self, state: State, pixels: Image) -> _Verdict:
-        latent = self._latent(pixels)
+    def __call__(self, state: State, latent: Float[Tensor, "1 dim"]) -> _Verdict:
         cost = float((latent - self._goal_latent).square().sum())
         if self._goal_state is None:
             reached = bool(self._model.reached(latent, self._goal_latent)[0])
@@ -322,23 +327,22 @@ class _Judge:
         error = float(self._task.error(state, self._goal_state))
         return _Verdict(error <= 1.0, error <= HELD_SCALE, cost, error)
 
-    def _latent(self, pixels: Image) -> Float[Tensor, "1 dim"]:
-        """Give the latent of the frame, which the controller has encoded already when a model step begins."""
-        if self._controller.timings["encode_ms"]:
-            assert self._controller.latent is not None
-            return self._controller.latent
+    def latent(self, pixels: Image) -> Float[Tensor, "1 dim"]:
+        """Give the latent of a frame that the controller has not looked at."""
         with torch.no_grad():
             return self._model.encode(torch.from_numpy(pixels)[None, None])[:, -1]
 
 
-def unfamiliar_views(controller: MPC, views: dict[str, Image]) -> list[str]:
+def unfamiliar_views(model: Any, views: dict[str, Image]) -> list[str]:  # noqa: ANN401
     """Say which pictures look unlike all that the model was trained on, one line each."""
-    model: Any = controller.model
     lines = []
     for name, image in views.items():
-        if bool(model.unfamiliar(torch.from_numpy(np.ascontiguousarray(image))[None, None])):
+        latent = model.encode(torch.from_numpy(np.ascontiguousarray(image))[None, None])[:, -1]
+        times = float(model.unfamiliarity(latent)[0])
+        if not times <= 1:
             lines.append(
-                f"the {name} looks unlike anything that the model was trained on; the plan may be poor"
+                f"the {name} looks unlike anything that the model was trained on ({times:.1f} times as far"
+                " from it as held-out frames); the plan may be poor"
             )
     return lines
 

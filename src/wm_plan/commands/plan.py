@@ -64,9 +64,9 @@ def task_of(flags: argparse.Namespace) -> str:
         raise UserInputError("no task was named. Add --env NAME, or --model DIR; --list names what exists.")
     name = flags.env
     if not name:
-        from wm_plan.controller import load_world_model
+        from wm_plan.world_model import load_model
 
-        name = load_world_model(flags.model).env_name
+        name = load_model(flags.model).env_name
     known = task_names()
     if name not in known:
         raise UserInputError(
@@ -88,10 +88,11 @@ def run(job: Job) -> int:
     if job.flags.list:
         return _list(job)
     from wm_plan import envs
-    from wm_plan.controller import check_settings, load_world_model, make_controller, planner_name
+    from wm_plan.controller import check_settings, make_controller, planner_name
     from wm_plan.machine import use_device
     from wm_plan.output_folder import check_output_folder, filled_at_once, next_numbered
     from wm_plan.planning import check_fits, run_to_goal
+    from wm_plan.world_model import load_model
 
     config, flags = job.config, job.flags
     check_settings(config)
@@ -102,7 +103,7 @@ def run(job: Job) -> int:
     task = envs.make(config.env)
     goal, remarks = _goal(task, config)
     start = None if config.start_state is None else task.parse_goal(config.start_state)
-    controller = make_controller(load_world_model(config.model or config.env, str(device)), config)
+    controller = make_controller(load_model(config.model or config.env, device=str(device)), config)
     check_fits(task, controller)
     if flags.dry_run:
         return _show_config(job)
@@ -246,12 +247,13 @@ def _show_config(job: Job) -> int:
 
 def _list(job: Job) -> int:
     from wm_plan import envs
-    from wm_plan.controller import shipped_models
     from wm_plan.planners import planner_names
+    from wm_plan.world_model import encoder_names, predictor_names
 
     found: dict[str, Any] = {
         "envs": list(envs.task_names()),
-        "models": shipped_models(),
+        "models": list(predictor_names()),
+        "encoders": list(encoder_names()),
         "planners": planner_names(),
     }
     job.print_result(found, "\n".join(f"{key:<9} {', '.join(names)}" for key, names in found.items()))
