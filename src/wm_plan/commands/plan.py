@@ -101,6 +101,7 @@ def run(job: Job) -> int:
         check_output_folder(out, overwrite=flags.overwrite)
     device = use_device(config.device, config.threads)
     task = envs.make(config.env)
+    task.observe()  # so that a machine that cannot render says so before anything is begun
     goal, remarks = _goal(task, config)
     start = None if config.start_state is None else task.parse_goal(config.start_state)
     controller = make_controller(load_model(config.model or config.env, device=str(device)), config)
