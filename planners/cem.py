@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .search import Search, weighted_moments
+from .search import Search, picked, weighted_moments
 from .settings import check_at_least, check_fraction
 from .shooting import ShootingConfig, ShootingPlanner
 
@@ -56,14 +56,12 @@ class CEM(ShootingPlanner):
 
     def refit(self, search: Search, candidates: Tensor, ranking: Tensor) -> Float[Tensor, " batch"]:
         """Fit mean and std to the elites; rows without any finite cost stay as they are."""
-        batch_size, num_candidates, flat = candidates.shape
-        ranks, search.elites = ranking.topk(min(self.config.num_elites, num_candidates), dim=1, largest=False)
-        offset = torch.arange(0, batch_size * num_candidates, num_candidates, device=self.device)
-        index = (search.elites + offset.unsqueeze(1)).view(-1)
-        elites = candidates.view(-1, flat).index_select(0, index).view(batch_size, -1, flat)
+        ranks, search.elites = ranking.topk(self.config.num_elites, dim=1, largest=False)
+        elites = picked(candidates, search.elites)
         finite = ranks.isfinite()
         count = finite.sum(dim=1, keepdim=True)
         mean, std = weighted_moments(elites, finite / count.clamp(min=1))
+        assert std is not None
         if self.config.momentum:
             mean = torch.lerp(mean, search.mean, self.config.momentum)
             std = torch.lerp(std, search.std, self.config.momentum)

@@ -61,24 +61,25 @@ class MPPI(ShootingPlanner):
 
     def refit(self, search: Search, candidates: Tensor, ranking: Tensor) -> Float[Tensor, " batch"]:
         """Fit mean and std to the weighted candidates; rows without any finite cost stay as they are."""
-        finite = ranking.isfinite()
-        valid = finite.any(dim=1, keepdim=True)
-        cost = ranking - torch.where(valid, ranking.amin(dim=1, keepdim=True), 0)
+        least = ranking.amin(dim=1, keepdim=True)
+        valid = least.isfinite()
+        # A row without any finite cost comes out as NaN, which goes nowhere.
+        cost = ranking - least
         if self.config.importance_correction:
             cost = cost + self._correction(search, candidates)
         if self.config.normalize_costs:
-            cost = cost / _finite_std(cost, finite).clamp(min=1e-12)
+            cost = cost / _finite_std(cost).clamp(min=1e-12)
         if self.config.target_sample_size:
-            wanted = self.config.target_sample_size * finite.sum(dim=1, keepdim=True)
+            wanted = self.config.target_sample_size * cost.isfinite().sum(dim=1, keepdim=True)
             temperature: Tensor | float = _temperature_for(cost, wanted)
         else:
             temperature = self.config.temperature
         weights = torch.softmax(-cost / temperature, dim=1)
-        weights = torch.where(valid, weights, torch.zeros_like(weights))
-        mean, std = weighted_moments(candidates, weights)
-        floor = self.config.min_std * self._half_range
-        search.move(mean, torch.maximum(std, floor) if self.config.update_std else None, valid)
-        return 1 / weights.square().sum(dim=1).clamp(min=1e-12)
+        mean, std = weighted_moments(candidates, weights, with_std=self.config.update_std)
+        if std is not None:
+            std = torch.maximum(std, self.config.min_std * self._half_range)
+        search.move(mean, std, valid)
+        return weights.square().sum(dim=1).reciprocal_().nan_to_num_(nan=0.0)
 
     def _fitness(self, cost: Tensor, violation: Tensor | None, ranking: Tensor) -> Tensor:
         """Costs with a penalty for broken constraints: ranks alone would say nothing to the weights."""
@@ -93,8 +94,9 @@ class MPPI(ShootingPlanner):
         ).squeeze(2)
 
 
-def _finite_std(cost: Float[Tensor, "batch candidate"], finite: Tensor) -> Float[Tensor, "batch 1"]:
+def _finite_std(cost: Float[Tensor, "batch candidate"]) -> Float[Tensor, "batch 1"]:
     """Biased std of each row's finite costs."""
+    finite = cost.isfinite()
     count = finite.sum(dim=1, keepdim=True).clamp(min=1)
     known = cost.masked_fill(~finite, 0)
     mean = known.sum(dim=1, keepdim=True) / count

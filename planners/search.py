@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from .protocol import Trace
@@ -40,19 +40,20 @@ class Search:
 
     def remember(self, candidates: Tensor, cost: Tensor, violation: Tensor | None, ranking: Tensor) -> None:
         """Keep the best candidate evaluated so far: of less violation, or of as much and lower cost."""
-        index = ranking.argmin(dim=1, keepdim=True)
-        value = cost.gather(1, index).squeeze(1)
-        better = value < self.best_cost
+        value, index = ranking.min(dim=1)
         broken = None
-        if violation is not None:
-            broken = violation.gather(1, index).squeeze(1)
+        if violation is None:
+            better = value < self.best_cost
+        else:
+            value = cost.gather(1, index.unsqueeze(1)).squeeze(1)
+            better = value < self.best_cost
+            broken = violation.gather(1, index.unsqueeze(1)).squeeze(1)
             known = torch.inf if self.best_violation is None else self.best_violation
             better = value.isfinite() & ((broken < known) | ((broken == known) & better))
         if self.running is not None:
             better = better & self.running
             self.stalled = torch.where(better, 0, self.stalled + 1)
-        sequence = candidates[torch.arange(self.batch_size, device=index.device), index.squeeze(1)]
-        self.best = torch.where(better.unsqueeze(1), sequence, self.best)
+        self.best = torch.where(better.unsqueeze(1), picked(candidates, index.unsqueeze(1))[:, 0], self.best)
         self.best_cost = torch.where(better, value, self.best_cost)
         if broken is not None:
             self.best_violation = torch.where(
@@ -98,11 +99,25 @@ class History:
         self.std.append(relative_std)
 
 
+def picked(
+    candidates: Float[Tensor, "batch candidate flat"], index: Shaped[Tensor, "batch chosen"]
+) -> Float[Tensor, "batch chosen flat"]:
+    """The candidates of each row at its indices."""
+    batch_size, count, flat = candidates.shape
+    if batch_size > 1:
+        index = index + torch.arange(0, batch_size * count, count, device=index.device).unsqueeze(1)
+    return candidates.view(-1, flat).index_select(0, index.view(-1)).view(batch_size, -1, flat)
+
+
 def weighted_moments(
-    sequences: Float[Tensor, "batch candidate flat"], weights: Float[Tensor, "batch candidate"]
-) -> tuple[Float[Tensor, "batch flat"], Float[Tensor, "batch flat"]]:
+    sequences: Float[Tensor, "batch candidate flat"],
+    weights: Float[Tensor, "batch candidate"],
+    with_std: bool = True,
+) -> tuple[Float[Tensor, "batch flat"], Float[Tensor, "batch flat"] | None]:
     """Mean and (biased, so never NaN) std of sequences under weights that sum to 1."""
     weights = weights.unsqueeze(1)
     mean = torch.bmm(weights, sequences)
+    if not with_std:
+        return mean.squeeze(1), None
     variance = torch.bmm(weights, (sequences - mean).square_())
     return mean.squeeze(1), variance.squeeze(1).sqrt_()

@@ -223,7 +223,7 @@ class ShootingPlanner(ABC):
             actions=self._as_actions(search.best).clone(),
             cost=search.best_cost.clone(),
             mean=self._as_actions(mean).clone(),
-            std=search.std.unflatten(-1, (self.horizon, self.action_dim)).clone(),
+            std=search.std.view(-1, self.horizon, self.action_dim).clone(),
             iterations=search.iteration,
             status=status,
             warm_start_cost=missing if history.warm_start_cost is None else history.warm_start_cost.clone(),
@@ -315,7 +315,7 @@ class ShootingPlanner(ABC):
     ) -> Search:
         horizon, action_dim = self.horizon, self.action_dim
         if warm_start is None:
-            mean = self._centre.repeat(batch_size, 1)
+            mean = self._centre.expand(batch_size, -1).clone()
         else:
             mean = self._checked(warm_start, "warm_start", (batch_size, horizon, action_dim)).flatten(1)
             mean = torch.where(mean.isfinite(), mean, self._centre)
@@ -339,7 +339,7 @@ class ShootingPlanner(ABC):
         search = Search(
             batch_size=batch_size,
             mean=mean,
-            std=(self.config.init_std * self._half_range).repeat(batch_size, 1),
+            std=(self.config.init_std * self._half_range).expand(batch_size, -1),
             best=mean,
             best_cost=torch.full((batch_size,), torch.inf, dtype=self.dtype, device=self.device),
             previous_action=previous_action,
@@ -375,8 +375,7 @@ class ShootingPlanner(ABC):
                 f"The cost function returned shape {tuple(cost.shape)} for actions of shape"
                 f" {tuple(self._as_actions(candidates).shape)}; return (B, N) = {tuple(candidates.shape[:2])}"
             )
-        cost = cost.to(self.dtype)
-        cost = cost.masked_fill(~cost.isfinite(), torch.inf)
+        cost = cost.to(self.dtype).nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=torch.inf)
         if violation is not None:
             violation = violation.to(self.dtype).nan_to_num(nan=torch.inf).clamp_(min=0)
             cost = cost.masked_fill(violation == torch.inf, torch.inf)
@@ -386,7 +385,7 @@ class ShootingPlanner(ABC):
         return cost_fn(self._as_actions(candidates))
 
     def _as_actions(self, flat: Tensor) -> Tensor:
-        return flat.unflatten(-1, (self.horizon, self.action_dim))
+        return flat.view(*flat.shape[:-1], self.horizon, self.action_dim)
 
     def _checked(self, given: npt.ArrayLike | Tensor, name: str, shape: tuple[int | None, ...]) -> Tensor:
         tensor = torch.as_tensor(given, dtype=self.dtype, device=self.device)
