@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -207,7 +207,7 @@ class RealTimeMPC:
             self._thread.join()
             self._thread = None
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> RealTimeMPC:
         return self
 
     def __exit__(
