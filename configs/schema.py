@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
@@ -38,8 +39,8 @@ class ControlConfig:
 
 
 @dataclass
-class PlanConfig:
-    """One run to one goal: what wm-plan composes, and what wm-eval builds its planner from."""
+class ControllerConfig:
+    """A task, a world model and the control loop around it, for one run or for many."""
 
     env: str = MISSING
     """The task; its preset in `configs/task` sets it."""
@@ -48,15 +49,7 @@ class PlanConfig:
     planner: ShootingConfig = MISSING
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     control: ControlConfig = field(default_factory=ControlConfig)
-    goal: str | None = None
-    """Picture of the goal."""
-    goal_state: str | None = None
-    """Position of the goal, as in "0.3,-1.2": the tolerance judges; drawn if `goal` is null."""
-    start_state: str | None = None
-    """Position at the start; null is where the task's reset puts it."""
     seed: int = 0
-    max_steps: int | None = None
-    """Env steps; null is what the task allows for far goals."""
     device: str = "cpu"
     threads: int = 1
 
@@ -66,10 +59,94 @@ class PlanConfig:
         Raises:
             ValueError: naming what was given and what is allowed.
         """
-        for name, minimum in (("max_steps", 1), ("threads", 1), ("seed", 0)):
-            value = getattr(self, name)
-            if value is not None and value < minimum:
-                raise ValueError(f"{name}={value} is not allowed; give {minimum} or more")
+        check_minimum(self, threads=1, seed=0)
+
+
+@dataclass
+class PlanConfig(ControllerConfig):
+    """One run to one goal: what wm-plan composes."""
+
+    goal: str | None = None
+    """Picture of the goal."""
+    goal_state: str | None = None
+    """Position of the goal, as in "0.3,-1.2": the tolerance judges; drawn if `goal` is null."""
+    start_state: str | None = None
+    """Position at the start; null is where the task's reset puts it."""
+    max_steps: int | None = None
+    """Env steps; null is what the task allows for far goals."""
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without the task and the model.
+
+        Raises:
+            ValueError: naming what was given and what is allowed.
+        """
+        super().__post_init__()
+        check_minimum(self, max_steps=1)
+
+
+@dataclass
+class PhysicsConfig:
+    """What the true-physics planner changes of the planner's settings: MuJoCo costs more than a predictor."""
+
+    num_samples: int = 64
+    """Candidates an iteration; elites, where there are any, keep their share."""
+    num_iterations: int = 4
+
+    def __post_init__(self) -> None:
+        """Check every setting.
+
+        Raises:
+            ValueError: naming what was given and what is allowed.
+        """
+        check_minimum(self, num_samples=1, num_iterations=1)
+
+
+class GoalLook(StrEnum):
+    """How goal pictures are drawn."""
+
+    plain = "plain"
+    """As logs are."""
+    default = "default"
+    """As the simulator does when nobody changes a setting: shadows on, the task's own target visible."""
+
+
+@dataclass
+class EvalConfig(ControllerConfig):
+    """Many episodes of several policies: what wm-eval composes."""
+
+    protocols: list[str] = field(default_factory=lambda: ["near"])
+    """near, far."""
+    policies: list[str] = field(default_factory=lambda: ["planner", "random", "hold"])
+    """planner, random, hold, physics, rl: all on the same starts and goals."""
+    episodes: int = 100
+    batch_size: int = 50
+    """Episodes planned together; it bounds memory and decides no outcome."""
+    plans_timed: int = 40
+    """Replans of one environment alone, of which a row gives the times; 0 takes none."""
+    goal_look: GoalLook = GoalLook.plain
+    goal_size: int | None = None
+    """Height and width of goal pictures [px]; null is as observations have it."""
+    physics: PhysicsConfig = field(default_factory=PhysicsConfig)
+    rl: str | None = None
+    """Folder of an RL baseline; null is the shipped one of the task."""
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without the task and the model.
+
+        Raises:
+            ValueError: naming what was given and what is allowed.
+        """
+        super().__post_init__()
+        check_minimum(self, episodes=1, batch_size=1, plans_timed=0, goal_size=16)
+
+
+def check_minimum(config: object, **least: int) -> None:
+    """Raise ValueError unless each named number is null or at least as large as given."""
+    for name, minimum in least.items():
+        value = getattr(config, name)
+        if value is not None and value < minimum:
+            raise ValueError(f"{name}={value} is not allowed; give {minimum} or more")
 
 
 def register_schema(name: str) -> None:
@@ -82,8 +159,10 @@ def register_schema(name: str) -> None:
     match name:
         case "plan":
             store.store(name="plan_schema", node=PlanConfig)
+        case "eval":
+            store.store(name="eval_schema", node=EvalConfig)
         case _:
-            raise ValueError(f"Unknown config {name!r}. Known configs: plan")
+            raise ValueError(f"Unknown config {name!r}. Known configs: plan, eval")
     _register_planners(store)
 
 

@@ -238,6 +238,10 @@ class TaskEnv(gymnasium.Env):
         """Whether `state` is within `scale` tolerances of the goal."""
         return bool(self.error(state, goal_state) <= scale)
 
+    def goal_group(self, start_state: State, goal_state: State) -> str | None:
+        """What kind of goal this is from that start, for tasks whose goals are worth telling apart."""
+        return None
+
     def _scaled_error(self, state: np.ndarray, goal_state: np.ndarray) -> np.ndarray:
         nq = self.mj_model.nq
         state, goal_state = np.asarray(state, np.float64), np.asarray(goal_state, np.float64)

@@ -77,6 +77,10 @@ class TwoRoomEnv(TaskEnv):
         straight = np.linalg.norm(goal - place, axis=-1)
         return np.where(place[..., 0] * goal[..., 0] < 0, around, straight) / self.tolerance
 
+    def goal_group(self, start_state: State, goal_state: State) -> str:
+        """Whether the goal is in the room of the start."""
+        return "same room" if start_state[0] * goal_state[0] >= 0 else "other room"
+
     def next_waypoint(
         self, qpos: Float64[np.ndarray, " nq"], goal_qpos: Float64[np.ndarray, " nq"]
     ) -> np.ndarray:

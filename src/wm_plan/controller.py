@@ -19,7 +19,7 @@ from wm_plan.planners import (
 from wm_plan.planners.registry import PLANNERS
 
 if TYPE_CHECKING:
-    from wm_plan.configs.schema import ObjectiveConfig, PlanConfig
+    from wm_plan.configs.schema import ObjectiveConfig, ControllerConfig
     from wm_plan.world_model import CompactWorldModel
 
 
@@ -33,7 +33,7 @@ def check_settings(config: DictConfig) -> None:
 
 
 def make_controller(
-    model: CompactWorldModel, config: PlanConfig | DictConfig, *, seed: int | None = None
+    model: CompactWorldModel, config: ControllerConfig | DictConfig, *, seed: int | None = None
 ) -> MPC:
     """Give the control loop that `config` describes; call `set_goal` and then `act`.
 
@@ -86,7 +86,7 @@ def make_objective(model: CompactWorldModel, config: ObjectiveConfig) -> Term:
     return total
 
 
-def planner_name(config: PlanConfig | DictConfig) -> str:
+def planner_name(config: ControllerConfig | DictConfig) -> str:
     """Name the planner whose config this is."""
     given = config.planner
     config_class = OmegaConf.get_type(given) if OmegaConf.is_config(given) else type(given)

@@ -1,0 +1,158 @@
+"""Running a policy on trials, many episodes in one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from wm_plan import envs as tasks
+from wm_plan.envs import TaskEnv
+from wm_plan.planning import HELD_SCALE, HELD_STEPS
+
+from .policies import EvaluationPolicy
+from .protocols import Trial
+
+
+@dataclass
+class Outcome:
+    """What came of one trial."""
+
+    trial: Trial
+    reached_at: int | None
+    """First env step with an error of at most the tolerance (0 is the start); None if there is none."""
+    held: bool | None
+    """Inside twice the tolerance through the last 10 env steps of the budget; None where not measured."""
+    least_error: float
+    """In tolerances."""
+    final_error: float
+    steps: int
+    """Env steps taken."""
+
+    @property
+    def reached(self) -> bool:
+        """Inside the tolerance at some env step."""
+        return self.reached_at is not None
+
+    def as_json(self) -> dict[str, Any]:
+        """Give it as plain values."""
+        return {
+            "index": self.trial.index,
+            "seed": self.trial.seed,
+            "group": self.trial.group,
+            "start": self.trial.start.tolist(),
+            "goal": self.trial.goal.tolist(),
+            "budget": self.trial.budget,
+            "reached_at": self.reached_at,
+            "held": self.held,
+            "least_error": self.least_error,
+            "final_error": self.final_error,
+            "steps": self.steps,
+        }
+
+
+@contextmanager
+def open_envs(name: str, count: int) -> Iterator[list[TaskEnv]]:
+    """Give `count` environments of a task, which share model and renderer, and close them at the end."""
+    opened = [tasks.make(name) for _ in range(count)]
+    try:
+        yield opened
+    finally:
+        for env in opened:
+            env.close()
+
+
+def run_trials(
+    policy: EvaluationPolicy,
+    trials: Sequence[Trial],
+    envs: Sequence[TaskEnv],
+    *,
+    measures_hold: bool,
+    on_episodes: Callable[[int, int], None] = lambda finished, reached: None,
+) -> list[Outcome]:
+    """Run every trial once, as many at a time as there are environments.
+
+    An episode ends when its goal is reached or, where holding counts, with its budget. Its outcome depends on
+    its trial and on the policy, not on the trials that run beside it (up to rounding: matrix products may round
+    differently in batches of another size).
+
+    Args:
+        policy: as `EvaluationPolicy`.
+        trials: all of one task.
+        envs: of that task; their current states are lost.
+        measures_hold: run on to the end of the budget, to see whether the goal is held.
+        on_episodes: called with the episodes finished and reached so far, after every batch.
+    """
+    outcomes: list[Outcome] = []
+    for first in range(0, len(trials), len(envs)):
+        batch = trials[first : first + len(envs)]
+        outcomes += _run_batch(policy, batch, envs[: len(batch)], measures_hold)
+        on_episodes(len(outcomes), sum(outcome.reached for outcome in outcomes))
+    return outcomes
+
+
+def time_alone(
+    policy: EvaluationPolicy,
+    trials: Sequence[Trial],
+    env: TaskEnv,
+    num_replans: int,
+    *,
+    measures_hold: bool,
+) -> tuple[list[float], list[float]]:
+    """Give the milliseconds of planning and of encoding for one environment at a time.
+
+    Trials run one after another until `num_replans` plans are made, or none are left; a policy that does not
+    plan gives nothing.
+    """
+    policy.plan_ms.clear()
+    policy.encode_ms.clear()
+    for trial in trials:
+        _run_batch(policy, [trial], [env], measures_hold, most_plans=num_replans)
+        if not 0 < len(policy.plan_ms) < num_replans:
+            break
+    return list(policy.plan_ms), list(policy.encode_ms)
+
+
+def _run_batch(
+    policy: EvaluationPolicy,
+    trials: Sequence[Trial],
+    envs: Sequence[TaskEnv],
+    measures_hold: bool,
+    most_plans: int | None = None,
+) -> list[Outcome]:
+    """Run trials of one budget together; `most_plans` stops early, for those who only take the time."""
+    for env, trial in zip(envs, trials, strict=True):
+        env.set_state(trial.start)
+    policy.begin(envs, trials)
+    goals = np.stack([trial.goal for trial in trials])
+    budget = max(trial.budget for trial in trials)
+    errors = np.empty((budget + 1, len(trials)))
+    errors[0] = envs[0].error(np.stack([trial.start for trial in trials]), goals)
+    steps = np.zeros(len(trials), int)
+    active = np.ones(len(trials), bool)
+    for step in range(budget):
+        if not measures_hold:
+            active = active & ~(errors[step] <= 1.0)
+        if not active.any() or (most_plans is not None and len(policy.plan_ms) >= most_plans):
+            break
+        actions = policy.act(step, envs, active)
+        for row in np.flatnonzero(active).tolist():
+            envs[row].advance(actions[row])
+            errors[step + 1, row] = envs[row].error(envs[row].get_state(), goals[row])
+            steps[row] = step + 1
+    return [_outcome(trial, errors[: steps[row] + 1, row], measures_hold) for row, trial in enumerate(trials)]
+
+
+def _outcome(trial: Trial, errors: np.ndarray, measures_hold: bool) -> Outcome:
+    inside = np.flatnonzero(errors <= 1.0)
+    return Outcome(
+        trial,
+        reached_at=int(inside[0]) if len(inside) else None,
+        held=bool((errors[-HELD_STEPS:] <= HELD_SCALE).all()) if measures_hold else None,
+        least_error=float(errors.min()),
+        final_error=float(errors[-1]),
+        steps=len(errors) - 1,
+    )
