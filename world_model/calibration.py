@@ -1,0 +1,106 @@
+"""What a trained model can say about itself, measured on held-out episodes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from .compact import CompactWorldModel
+from .store import TrajectoryStore
+
+OPEN_LOOP_STEPS = 10
+_NEIGHBOURS = 24
+_MAX_FRAMES = 3000
+
+Reached = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""Tells of true states and goal states (n, state) whether each pair is inside the task's tolerance."""
+
+
+@torch.no_grad()
+def open_loop_error(
+    model: CompactWorldModel,
+    latents: Float[Tensor, "row latent"],
+    actions: Float[Tensor, "row action"],
+    store: TrajectoryStore,
+    episodes: Int[np.ndarray, " chosen"],
+    num_windows: int = 2000,
+) -> list[float]:
+    """Mean squared error of imagined latents over the latents' variance, for each step of a rollout."""
+    steps = min(OPEN_LOOP_STEPS, int(store.lengths[episodes].max()) - model.history)
+    windows = store.windows(model.history, steps, episodes=episodes)
+    picked = np.linspace(0, len(windows) - 1, min(num_windows, len(windows))).astype(np.int64)
+    rows = torch.from_numpy(windows.rows(picked))
+    context, future = latents[rows[:, : model.history]], latents[rows[:, model.history :]]
+    imagined = model.rollout(context, actions[rows[:, model.history - 1 : -1]].unsqueeze(1)).squeeze(1)
+    errors = (imagined - future).square().sum(-1).mean(0)
+    return [round(float(value), 6) for value in errors / model.latent_variance]
+
+
+@torch.no_grad()
+def reach_threshold(
+    latents: Float[Tensor, "row latent"],
+    states: Float[np.ndarray, "row state"],
+    reached: Reached,
+    rng: np.random.Generator,
+) -> tuple[float, float]:
+    """Squared latent distance that best tells reached pairs from others, and how often it is wrong.
+
+    Pairs are neighbours in latent space, the hard cases: reached and not reached count equally. The threshold is
+    chosen on one half of the frames, the error rate measured on the other.
+    """
+    chosen = np.sort(rng.permutation(len(latents))[:_MAX_FRAMES])
+    points = latents[chosen]
+    distance, neighbour = torch.cdist(points, points).topk(min(_NEIGHBOURS, len(points)), largest=False)
+    squared = distance.square()[:, 1:].numpy()
+    pair = neighbour[:, 1:].numpy()
+    near = states[chosen]
+    label = reached(np.repeat(near, pair.shape[1], axis=0), near[pair.reshape(-1)]).reshape(pair.shape)
+    half = len(chosen) // 2
+    fit, test = (squared[:half], label[:half]), (squared[half:], label[half:])
+    candidates = np.quantile(fit[0], np.linspace(0.005, 0.995, 199))
+    errors = [_balanced_error(*fit, threshold) for threshold in candidates]
+    threshold = float(candidates[int(np.argmin(errors))])
+    return threshold, _balanced_error(*test, threshold)
+
+
+def _balanced_error(
+    squared: Float[np.ndarray, "frame pair"], label: Bool[np.ndarray, "frame pair"], threshold: float
+) -> float:
+    """Mean of the two kinds' error rates; a kind that does not occur does not count."""
+    says = squared <= threshold
+    rates = [float((says[label == kind] != kind).mean()) for kind in (True, False) if (label == kind).any()]
+    return float(np.mean(rates)) if rates else 0.0
+
+
+@torch.no_grad()
+def calibrate(
+    model: CompactWorldModel,
+    latents: Float[Tensor, "row latent"],
+    actions: Float[Tensor, "row action"],
+    store: TrajectoryStore,
+    held: Int[np.ndarray, " chosen"],
+    reached: Reached | None,
+) -> None:
+    """Measure open-loop error and the threshold of `reached`, and put both into the model's metadata.
+
+    Without a `reached` that knows the task, or without states in the log, a pair counts as reached when it is at
+    most one model step apart in one episode.
+    """
+    metadata = model.metadata
+    metadata.open_loop_error = open_loop_error(model, latents, actions, store, held)
+    rng = np.random.default_rng(0)
+    rows = np.concatenate([np.arange(store.num_rows)[store.episode_rows(e)] for e in held])
+    if reached is not None and "state" in store.columns:
+        states = store.read("state", rows)
+    else:
+        episode = np.searchsorted(store.offsets, rows, side="right") - 1
+        states, reached = np.stack([episode, rows], axis=1), _next_to_each_other
+    metadata.reach_threshold, metadata.reach_error_rate = reach_threshold(latents[rows], states, reached, rng)
+
+
+def _next_to_each_other(states: np.ndarray, goals: np.ndarray) -> np.ndarray:
+    return (states[:, 0] == goals[:, 0]) & (np.abs(states[:, 1] - goals[:, 1]) <= 1)

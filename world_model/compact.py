@@ -1,0 +1,393 @@
+"""The compact world model: one small latent a frame, fast enough to plan in real time on one CPU core."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from .encoder import Encoder, Frames, load_encoder
+from .weights_io import load_folder, load_weights, save_folder
+
+
+NUM_SIGNATURES = 512
+"""Training frames whose signatures a model keeps, to tell what looks unlike them."""
+
+
+@dataclass
+class CompactConfig:
+    """Sizes of a compact world model.
+
+    Attributes:
+        latent_dim: numbers a latent.
+        token_dim: channels that the state head keeps of a token.
+        head_width: hidden width of the state head.
+        history: latents that the predictor sees; 2 give velocity, 3 average its noise.
+        predictor_width: hidden width of the predictor.
+        predictor_depth: its residual blocks.
+        distance_width: hidden width of the temporal-distance head.
+    """
+
+    latent_dim: int = 32
+    token_dim: int = 32
+    head_width: int = 512
+    history: int = 3
+    predictor_width: int = 256
+    predictor_depth: int = 2
+    distance_width: int = 256
+
+    def __post_init__(self) -> None:
+        """Refuse sizes below 1."""
+        for name, value in asdict(self).items():
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+
+
+class StateHead(nn.Module):
+    """Frozen tokens of a frame in, its latent out.
+
+    Tokens are standardised by the statistics of their place in the training data, so that what never changes
+    (the background, the position code) is gone before anything is learned.
+    """
+
+    def __init__(self, grid_size: int, token_width: int, config: CompactConfig) -> None:
+        """Build for `grid_size ** 2` tokens of `token_width`."""
+        super().__init__()
+        self.grid_size = grid_size
+        self.register_buffer("token_mean", torch.zeros(grid_size**2, token_width))
+        self.register_buffer("token_scale", torch.ones(token_width))
+        dim, width = config.token_dim, config.head_width
+        self.reduce = nn.Linear(token_width, dim)
+        self.mix = nn.Conv2d(dim, dim, 3, padding=1)
+        self.body = nn.Sequential(
+            nn.Linear(grid_size**2 * dim, width),
+            nn.GELU(),
+            nn.LayerNorm(width),
+            nn.Linear(width, width),
+            nn.GELU(),
+            nn.LayerNorm(width),
+            nn.Linear(width, config.latent_dim),
+        )
+
+    @torch.no_grad()
+    def fit_normaliser(self, tokens: Float[Tensor, "sample token dim"]) -> None:
+        """Take the statistics of `tokens`, from training episodes only."""
+        self.token_mean.copy_(tokens.float().mean(dim=0))
+        deviations = tokens.float() - self.token_mean
+        self.token_scale.copy_(1 / deviations.square().mean(dim=(0, 1)).sqrt().clamp(min=1e-3))
+
+    def forward(self, tokens: Float[Tensor, "*batch token dim"]) -> Float[Tensor, "*batch latent"]:
+        """Latents of frames."""
+        flat = tokens.reshape(-1, *tokens.shape[-2:]).float()
+        reduced = F.gelu(self.reduce((flat - self.token_mean) * self.token_scale))
+        grid = reduced.transpose(1, 2).unflatten(2, (self.grid_size, self.grid_size))
+        mixed = F.gelu(self.mix(grid)) + grid
+        return self.body(mixed.flatten(1)).reshape(*tokens.shape[:-2], -1)
+
+
+def frame_signature(tokens: Float[Tensor, "batch token dim"]) -> Float[Tensor, "batch two_dim"]:
+    """What a frame looks like as a whole: mean and std of its tokens over the places."""
+    tokens = tokens.float()
+    return torch.cat([tokens.mean(dim=1), tokens.std(dim=1)], dim=-1)
+
+
+class ResidualMLP(nn.Module):
+    """A linear map plus a residual MLP: close to linear dynamics at the start of training."""
+
+    def __init__(self, in_dim: int, width: int, depth: int, out_dim: int) -> None:
+        """Build `depth` hidden layers of `width`."""
+        super().__init__()
+        self.skip = nn.Linear(in_dim, out_dim, bias=False)
+        self.enter = nn.Linear(in_dim, width)
+        self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
+        self.leave = nn.Linear(width, out_dim)
+        nn.init.zeros_(self.skip.weight)
+        nn.init.zeros_(self.leave.weight)
+        nn.init.zeros_(self.leave.bias)
+
+    def forward(self, inputs: Float[Tensor, "*batch in_dim"]) -> Float[Tensor, "*batch out_dim"]:
+        """Map the last axis."""
+        hidden = F.silu(self.enter(inputs))
+        for layer in self.hidden:
+            hidden = hidden + F.silu(layer(hidden))
+        return self.leave(hidden) + self.skip(inputs)
+
+
+class CompactPredictor(nn.Module):
+    """The next latent from the last few and an action: its change, from the latest latent and its differences."""
+
+    def __init__(self, config: CompactConfig, action_dim: int) -> None:
+        """Build with an output of zero: at first nothing moves."""
+        super().__init__()
+        self.history = config.history
+        in_dim = config.history * config.latent_dim + action_dim
+        self.net = ResidualMLP(in_dim, config.predictor_width, config.predictor_depth, config.latent_dim)
+
+    def forward(
+        self, context: Float[Tensor, "batch history latent"], actions: Float[Tensor, "batch step action"]
+    ) -> Float[Tensor, "batch step latent"]:
+        """Imagine, step by step, the latents that follow `context` under normalised `actions`."""
+        latest = context[:, -1]
+        changes = list((context[:, 1:] - context[:, :-1]).unbind(1))
+        imagined = []
+        for step in range(actions.shape[1]):
+            change = self.net(torch.cat([latest, *changes, actions[:, step]], dim=-1))
+            latest = latest + change
+            changes = [*changes[1:], change] if changes else changes
+            imagined.append(latest)
+        return torch.stack(imagined, dim=1)
+
+
+class DistanceHead(nn.Module):
+    """Model steps that the best policy in the log needs from a latent and its motion to a goal's latent."""
+
+    def __init__(self, config: CompactConfig) -> None:
+        """Build for latents of `config`."""
+        super().__init__()
+        in_dim, width = 3 * config.latent_dim, config.distance_width
+        self.net = nn.Sequential(
+            nn.Linear(in_dim, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 1)
+        )
+
+    def forward(
+        self,
+        latest: Float[Tensor, "*batch latent"],
+        change: Float[Tensor, "*batch latent"],
+        goal: Float[Tensor, "*batch latent"],
+    ) -> Float[Tensor, "*batch"]:
+        """Steps to go, at least 0."""
+        inputs = torch.cat([latest, 4 * change, goal - latest], dim=-1)
+        return F.softplus(self.net(inputs)).squeeze(-1)
+
+
+@dataclass
+class ModelMetadata:
+    """What a checkpoint says of itself besides sizes: enough to act with it and to judge it.
+
+    Attributes:
+        env_name: task that the logs are of.
+        frame_skip: env steps a model step.
+        control_timestep: seconds an env step.
+        image_size: height and width of the logged frames [px].
+        camera: its name.
+        action_low: least action, env units.
+        action_high: largest action, env units.
+        reach_threshold: largest squared latent distance that counts as reached.
+        reach_error_rate: how often that judgement is wrong on held-out pairs near the threshold.
+        familiarity_threshold: largest unfamiliarity of 99.5 % of held-out frames.
+        open_loop_error: squared error of imagined latents over latent variance, on held-out episodes, by horizon.
+        training: command, data, times and versions.
+    """
+
+    env_name: str
+    frame_skip: int
+    control_timestep: float
+    image_size: int
+    camera: str
+    action_low: list[float]
+    action_high: list[float]
+    reach_threshold: float = 0.0
+    reach_error_rate: float = 0.0
+    familiarity_threshold: float = 0.0
+    open_loop_error: list[float] = field(default_factory=list)
+    training: dict[str, Any] = field(default_factory=dict)
+
+
+class CompactWorldModel(nn.Module):
+    """Frozen encoder, state head, predictor and temporal distance behind the `WorldModel` protocol.
+
+    A latent is of one frame alone; motion is in the differences of consecutive latents.
+    """
+
+    def __init__(self, encoder: Encoder, config: CompactConfig, metadata: ModelMetadata) -> None:
+        """Build with random weights over `encoder`."""
+        super().__init__()
+        self.encoder = encoder
+        self.config = config
+        self.metadata = metadata
+        action_dim = len(metadata.action_low)
+        self.head = StateHead(encoder.grid_size, encoder.width, config)
+        self.predictor = CompactPredictor(config, action_dim)
+        self.distance = DistanceHead(config)
+        low, high = torch.tensor(metadata.action_low), torch.tensor(metadata.action_high)
+        self.register_buffer("action_middle", (low + high) / 2, persistent=False)
+        self.register_buffer("action_half", (high - low) / 2, persistent=False)
+        self.register_buffer("familiar_signatures", torch.zeros(NUM_SIGNATURES, 2 * encoder.width))
+        self.register_buffer("latent_variance", torch.ones(()))
+
+    @property
+    def frame_skip(self) -> int:
+        """Env steps a model step."""
+        return self.metadata.frame_skip
+
+    @property
+    def history(self) -> int:
+        """Latents of context that `rollout` wants."""
+        return self.config.history
+
+    @property
+    def env_name(self) -> str:
+        """Task that the logs were of."""
+        return self.metadata.env_name
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of the logged frames [px]."""
+        return self.metadata.image_size
+
+    @property
+    def action_low(self) -> Float[np.ndarray, " action"]:
+        """Least action, env units."""
+        return np.asarray(self.metadata.action_low, np.float32)
+
+    @property
+    def action_high(self) -> Float[np.ndarray, " action"]:
+        """Largest action, env units."""
+        return np.asarray(self.metadata.action_high, np.float32)
+
+    @property
+    def reach_error_rate(self) -> float:
+        """How often `reached` is wrong on held-out pairs."""
+        return self.metadata.reach_error_rate
+
+    def normalise_actions(self, actions: Float[Tensor, "*batch action"]) -> Float[Tensor, "*batch action"]:
+        """Env units to [-1, 1]."""
+        return (actions - self.action_middle) / self.action_half
+
+    def encode(
+        self, frames: Frames, proprio: Float[Tensor, "batch step proprio"] | None = None
+    ) -> Float[Tensor, "batch step latent"]:
+        """Latents of frames (B, T, H, W, 3) uint8 of any size, each on its own; `proprio` is not used."""
+        del proprio
+        batch, steps = frames.shape[:2]
+        pixel_values = self.encoder.preprocess(frames).flatten(0, 1).unsqueeze(1)
+        with torch.no_grad():
+            return self.head(self.encoder(pixel_values)).unflatten(0, (batch, steps))
+
+    def rollout(
+        self,
+        context: Float[Tensor, "batch step latent"],
+        actions: Float[Tensor, "batch candidate horizon action"],
+    ) -> Float[Tensor, "batch candidate horizon latent"]:
+        """Imagine the latents that follow `context` under `actions` in env units.
+
+        The context itself is not returned: `[:, :, -1]` is where a plan ends. A context shorter than `history`
+        is taken to have been at rest.
+        """
+        candidates = actions.shape[1]
+        context = context[:, -self.history :]
+        if context.shape[1] < self.history:
+            still = context[:, :1].expand(-1, self.history - context.shape[1], -1)
+            context = torch.cat([still, context], dim=1)
+        repeated = context.repeat_interleave(candidates, dim=0)
+        imagined = self.predictor(repeated, self.normalise_actions(actions).flatten(0, 1))
+        return imagined.unflatten(0, (-1, candidates))
+
+    def temporal_distance(
+        self,
+        imagined: Float[Tensor, "batch candidate horizon latent"],
+        goal: Float[Tensor, "batch 1 latent"],
+    ) -> Float[Tensor, "batch candidate"]:
+        """Model steps still to go from the end of each imagined sequence to the goal."""
+        latest = imagined[:, :, -1]
+        change = latest - imagined[:, :, -2] if imagined.shape[2] > 1 else torch.zeros_like(latest)
+        return self.distance(latest, change, goal.expand_as(latest))
+
+    def reached(
+        self, latent: Float[Tensor, "batch latent"], goal: Float[Tensor, "batch latent"]
+    ) -> Float[Tensor, " batch"]:
+        """Whether latents are as near to the goal's as held-out pairs inside the task's tolerance are."""
+        return (latent - goal).square().sum(-1) <= self.metadata.reach_threshold
+
+    def unfamiliarity(self, frames: Frames) -> Float[Tensor, " batch"]:
+        """How unlike the training data each frame of (B, 1, H, W, 3) looks.
+
+        Distance of its signature to the nearest of `NUM_SIGNATURES` training frames', over the distance that 99.5 %
+        of other training frames keep within: above 1, a frame is unlike anything that was trained on.
+        """
+        signatures = frame_signature(self.encoder(self.encoder.preprocess(frames)))
+        return self.signature_distance(signatures) / max(self.metadata.familiarity_threshold, 1e-9)
+
+    def signature_distance(self, signatures: Float[Tensor, "batch dim"]) -> Float[Tensor, " batch"]:
+        """Distance to the nearest kept signature."""
+        return torch.cdist(signatures, self.familiar_signatures).min(dim=1).values
+
+    def save(self, folder: str | Path, *, with_encoder: bool = True) -> None:
+        """Write the model into `folder`, its encoder beside it unless it ships with the package.
+
+        Args:
+            folder: made if missing; files of the same names are replaced.
+            with_encoder: copy the encoder into `folder/encoder`, so that the checkpoint stands alone.
+        """
+        folder = Path(folder)
+        if with_encoder:
+            self.encoder.save(folder / "encoder")
+        config = {
+            "model": asdict(self.config),
+            "metadata": asdict(self.metadata),
+            "encoder": {
+                "name": "encoder" if with_encoder else self.encoder.name,
+                "inside": with_encoder,
+                "fingerprint": self.encoder.fingerprint,
+            },
+        }
+        tensors = {k: v.half() for k, v in self.state_dict().items() if not k.startswith("encoder.")}
+        save_folder(folder, "world-model", config, tensors)
+
+    @classmethod
+    def load(cls, folder: str | Path, *, device: str = "cpu", encoder: Encoder | None = None) -> CompactWorldModel:
+        """Read what `save` wrote.
+
+        Args:
+            folder: the checkpoint.
+            device: where it computes.
+            encoder: use this instance (several models may share one); it must be the one trained with.
+
+        Raises:
+            ValueError: missing, damaged, of another kind, or its encoder is not the one it was trained with.
+        """
+        folder = Path(folder)
+        config, tensors = load_folder(folder, "world-model")
+        try:
+            entry = config["encoder"]
+            sizes, metadata = CompactConfig(**config["model"]), ModelMetadata(**config["metadata"])
+            source = folder / "encoder" if entry["inside"] else str(entry["name"])
+            fingerprint = str(entry["fingerprint"])
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{str(folder)!r} has a damaged config: {error!r}") from error
+        encoder = encoder or load_encoder(source)
+        if encoder.fingerprint != fingerprint:
+            raise ValueError(f"{str(folder)!r} was trained over another encoder than {encoder.name!r}")
+        model = cls(encoder, sizes, metadata)
+        own = {name: t for name, t in model.state_dict().items() if not name.startswith("encoder.")}
+        load_weights(model, {**{k: v for k, v in model.state_dict().items() if k not in own}, **tensors}, folder)
+        return model.to(device).eval().requires_grad_(False)
+
+
+def predictor_names() -> tuple[str, ...]:
+    """Tasks that the package ships a predictor for."""
+    from .encoder import WEIGHTS_FOLDER
+
+    return tuple(sorted(p.name for p in (WEIGHTS_FOLDER / "predictors").glob("*") if p.is_dir()))
+
+
+def load_model(name_or_path: str | Path, *, device: str = "cpu") -> CompactWorldModel:
+    """Load a world model: the shipped one of a task by its name, or a folder that `wm-train` wrote.
+
+    Raises:
+        ValueError: there is no such task or folder, or the folder is damaged.
+    """
+    from .encoder import WEIGHTS_FOLDER
+
+    if str(name_or_path) in predictor_names():
+        return CompactWorldModel.load(WEIGHTS_FOLDER / "predictors" / str(name_or_path), device=device)
+    if not Path(name_or_path).is_dir():
+        names = ", ".join(predictor_names())
+        raise ValueError(f"No predictor {str(name_or_path)!r}. Give a folder or one of: {names}")
+    return CompactWorldModel.load(name_or_path, device=device)

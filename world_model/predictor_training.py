@@ -1,0 +1,389 @@
+"""Training a compact world model on logged trajectories, over a frozen encoder.
+
+Three stages, each on what the one before leaves fixed:
+
+1. state head and predictor together, from cached tokens: multi-step rollout error, an anti-collapse term, inverse
+   dynamics, and agreement between the same frame in two looks;
+2. the predictor alone on the now fixed latents, with longer rollouts (a step costs a hundredth of the first stage's);
+3. the temporal distance, on the same latents.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from .calibration import Reached, calibrate
+from .compact import CompactConfig, CompactWorldModel, ModelMetadata, frame_signature
+from .encoder import Encoder
+from .latent_cache import cached_latents
+from .losses import sigreg
+from .store import TrajectoryStore
+from .temporal_distance import DistanceConfig, train_distance
+from .training_state import (
+    Progress,
+    append_metrics,
+    drop_metrics_after,
+    load_state,
+    no_progress,
+    save_state,
+    warmup_cosine,
+)
+from .windows import Windows
+
+
+@dataclass
+class TrainConfig:
+    """How a compact world model is trained.
+
+    Attributes:
+        model: sizes.
+        distance: how the temporal distance is trained.
+        num_steps: optimiser steps of the first stage.
+        num_predictor_steps: of the second stage.
+        batch_size: windows a step in the first stage.
+        predictor_batch_size: windows a step in the second stage.
+        rollout_steps: imagined steps of the first stage's error.
+        predictor_rollout_steps: of the second stage's.
+        learning_rate: peak of AdamW's, in both stages.
+        weight_decay: AdamW's.
+        sigreg_weight: of the anti-collapse term.
+        inverse_weight: of inverse dynamics.
+        look_weight: of the squared difference between the latents of a frame in two looks.
+        look_frames: frames a step that are seen in both looks.
+        held_out: fraction of episodes kept for validation.
+        seed: of weights, windows and the split.
+        log_every: steps from one line of metrics to the next.
+        save_every: steps of the first stage from one checkpoint to the next.
+    """
+
+    model: CompactConfig = field(default_factory=CompactConfig)
+    distance: DistanceConfig = field(default_factory=DistanceConfig)
+    num_steps: int = 2000
+    num_predictor_steps: int = 4000
+    batch_size: int = 64
+    predictor_batch_size: int = 512
+    rollout_steps: int = 5
+    predictor_rollout_steps: int = 10
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.02
+    sigreg_weight: float = 1.0
+    inverse_weight: float = 0.3
+    look_weight: float = 0.3
+    look_frames: int = 128
+    held_out: float = 0.05
+    seed: int = 0
+    log_every: int = 50
+    save_every: int = 200
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be trained."""
+        for name in (
+            "num_steps",
+            "num_predictor_steps",
+            "batch_size",
+            "predictor_batch_size",
+            "rollout_steps",
+            "predictor_rollout_steps",
+            "log_every",
+            "save_every",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+class InverseDynamics(nn.Module):
+    """Which action led from one latent and its motion to the next; used in training only.
+
+    Source: EB-JEPA / PLDM ablations, arXiv:2502.14819: without it, small latents do not plan.
+    """
+
+    def __init__(self, config: CompactConfig, action_dim: int) -> None:
+        """Build for latents of `config`."""
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Linear((config.history + 1) * config.latent_dim, 256), nn.GELU(), nn.Linear(256, action_dim)
+        )
+
+    def forward(self, latents: Float[Tensor, "batch window latent"]) -> Float[Tensor, "batch action"]:
+        """Normalised action between the last two of `history + 1` latents."""
+        last, changes = latents[:, -1], (latents[:, 1:] - latents[:, :-1]).flatten(1)
+        return self.net(torch.cat([last, changes], dim=-1))
+
+
+class Training:
+    """One run; see `train_world_model`."""
+
+    def __init__(self, store: TrajectoryStore, encoder: Encoder, out: Path, config: TrainConfig) -> None:
+        """Load rows of actions, split episodes, build the model."""
+        self.store, self.encoder, self.out, self.config = store, encoder, out, config
+        self.train_episodes, self.held_episodes = store.split(config.held_out, config.seed)
+        action = store.read("action")
+        steps = np.nan_to_num(action)
+        self.actions = torch.from_numpy(steps)
+        metadata = _metadata(store, action)
+        torch.manual_seed(config.seed)
+        self.model = CompactWorldModel(encoder, config.model, metadata)
+        self.inverse = InverseDynamics(config.model, len(metadata.action_low))
+        self.seconds = 0.0
+
+    def tokens(self, column: str, progress: Progress) -> np.ndarray:
+        """The encoder's tokens of a column, cached on disk."""
+        return cached_latents(
+            self.encoder, self.store, column, progress=lambda done, total: progress(done, total, {})
+        )
+
+    def windows(self, steps: int, *, held: bool = False) -> Windows:
+        """Windows of `history + steps` rows in training or held-out episodes."""
+        episodes = self.held_episodes if held else self.train_episodes
+        return self.store.windows(self.config.model.history, steps, episodes=episodes)
+
+    def parameters(self) -> list[nn.Parameter]:
+        """What the first stage trains."""
+        return [*self.model.head.parameters(), *self.model.predictor.parameters(), *self.inverse.parameters()]
+
+
+def train_world_model(
+    store: TrajectoryStore,
+    encoder: Encoder,
+    out: Path,
+    config: TrainConfig,
+    *,
+    resume: bool = False,
+    with_encoder: bool = True,
+    reached: Reached | None = None,
+    progress: Progress = no_progress,
+) -> CompactWorldModel:
+    """Train a world model and write it, its metrics and its training state into `out`.
+
+    Every `pixels` frame is encoded once and cached beside the data; so is every `pixels_varied` frame, where the
+    data has them. A stopped run resumes to the same weights as an uninterrupted one.
+
+    Args:
+        store: the logs; of one task, in one frame skip.
+        encoder: frozen.
+        out: the run's folder.
+        config: sizes, steps and weights.
+        resume: go on from `out`'s last checkpoint.
+        with_encoder: copy the encoder into the checkpoint.
+        reached: judges pairs of true states, to calibrate the model's own judgement.
+        progress: told how far each stage is.
+
+    Raises:
+        ValueError: the data lacks a column or a setting, or `out` holds another run.
+    """
+    began = time.monotonic()
+    run = Training(store, encoder, out, config)
+    out.mkdir(parents=True, exist_ok=True)
+    optimizer = torch.optim.AdamW(run.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    start = 0
+    if resume:
+        state = load_state(out)
+        if state["config"] != repr(config) or state["data"] != store.fingerprint:
+            raise ValueError(f"{str(out)!r} was trained with another config or on other data")
+        run.model.load_state_dict(state["model"])
+        run.inverse.load_state_dict(state["inverse"])
+        optimizer.load_state_dict(state["optimizer"])
+        start, run.seconds = state["step"], state["seconds"]
+        drop_metrics_after(out, start)
+    tokens = run.tokens("pixels", progress)
+    if start == 0:
+        rng = np.random.default_rng([config.seed, 1])
+        rows = np.sort(run.windows(0).sample(min(2048, len(run.windows(0))), rng)[:, 0])
+        run.model.head.fit_normaliser(torch.from_numpy(tokens[rows]))
+    _first_stage(run, tokens, optimizer, start, began, progress)
+    run.model.head.requires_grad_(False)
+    latents = all_latents(run.model, tokens)
+    run.model.latent_variance.copy_(latents.var(dim=0).sum())
+    _second_stage(run, latents, progress)
+    train_distance(run.model.distance, latents, store, run.train_episodes, config.distance, progress)
+    calibrate(run.model, latents, run.actions, store, run.held_episodes, reached)
+    fit_familiarity(run, tokens)
+    run.model.metadata.training = {
+        "config": asdict(config),
+        "data": store.recipes,
+        "data_fingerprint": store.fingerprint,
+        "episodes": {"train": len(run.train_episodes), "held_out": len(run.held_episodes)},
+        "seconds": round(run.seconds + time.monotonic() - began, 1),
+    }
+    run.model.eval().save(out, with_encoder=with_encoder)
+    append_metrics(out, {"step": config.num_steps, "open_loop_error": run.model.metadata.open_loop_error[-1]})
+    return run.model
+
+
+def _first_stage(
+    run: Training,
+    tokens: Float[np.ndarray, "row token dim"],
+    optimizer: torch.optim.Optimizer,
+    start: int,
+    began: float,
+    progress: Progress,
+) -> None:
+    """Train head and predictor together."""
+    config, model = run.config, run.model
+    windows = run.windows(config.rollout_steps)
+    varied, varied_rows = _varied(run, progress)
+    sums: dict[str, float] = {}
+    for step in range(start, config.num_steps):
+        rng = np.random.default_rng([config.seed, 2, step])
+        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        for group in optimizer.param_groups:
+            group["lr"] = config.learning_rate * warmup_cosine(step, config.num_steps)
+        rows = windows.sample(config.batch_size, rng)
+        latents = model.head(torch.from_numpy(tokens[rows]))
+        losses = _window_losses(run, latents, run.actions[torch.from_numpy(rows)], generator)
+        if varied is not None and config.look_weight > 0:
+            chosen = rng.choice(varied_rows, config.look_frames)
+            both = model.head(torch.from_numpy(np.stack([tokens[chosen], varied[chosen]])))
+            losses["look"] = config.look_weight * (both[0].detach() - both[1]).square().sum(-1).mean()
+        loss = torch.stack(list(losses.values())).sum()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(run.parameters(), 1.0)
+        optimizer.step()
+        for name, value in losses.items():
+            sums[name] = sums.get(name, 0.0) + value.item()
+        done = step + 1
+        if done % config.log_every == 0 or done == config.num_steps:
+            count = step % config.log_every + 1
+            metrics = {name: value / count for name, value in sums.items()}
+            sums = {}
+            append_metrics(run.out, {"step": done, **metrics})
+            progress(done, config.num_steps, metrics)
+        if done % config.save_every == 0 or done == config.num_steps:
+            save_state(
+                run.out,
+                {
+                    "model": model.state_dict(),
+                    "inverse": run.inverse.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "step": done,
+                    "seconds": run.seconds + time.monotonic() - began,
+                    "config": repr(config),
+                    "data": run.store.fingerprint,
+                },
+            )
+
+
+def _window_losses(
+    run: Training,
+    latents: Float[Tensor, "batch window latent"],
+    actions: Float[Tensor, "batch window action"],
+    generator: torch.Generator,
+) -> dict[str, Tensor]:
+    """Rollout error, anti-collapse and inverse dynamics of windows."""
+    config, model = run.config, run.model
+    history = config.model.history
+    normalised = model.normalise_actions(actions)
+    imagined = model.predictor(latents[:, :history], normalised[:, history - 1 : -1])
+    pieces = latents.unfold(1, history + 1, 1).flatten(0, 1).transpose(1, 2)
+    acted = normalised[:, history - 1 : -1].flatten(0, 1)
+    return {
+        "rollout": (imagined - latents[:, history:]).square().sum(-1).mean(),
+        "sigreg": config.sigreg_weight * latents.shape[-1] * sigreg(latents.flatten(0, 1), generator),
+        "inverse": config.inverse_weight * F.mse_loss(run.inverse(pieces), acted),
+    }
+
+
+def _varied(
+    run: Training, progress: Progress
+) -> tuple[Float[np.ndarray, "row token dim"] | None, Int[np.ndarray, " row"]]:
+    """Tokens of the frames in varied looks, and the training rows that have them."""
+    try:
+        there: Bool[np.ndarray, " row"] = run.store.rows_with("pixels_varied")
+    except ValueError:
+        return None, np.zeros(0, np.int64)
+    training = np.zeros(run.store.num_rows, bool)
+    for episode in run.train_episodes:
+        training[run.store.episode_rows(episode)] = True
+    return run.tokens("pixels_varied", progress), np.flatnonzero(there & training)
+
+
+def _second_stage(run: Training, latents: Float[Tensor, "row latent"], progress: Progress) -> None:
+    """Train the predictor further, on fixed latents and over longer rollouts."""
+    config, model = run.config, run.model
+    history = config.model.history
+    windows = run.windows(config.predictor_rollout_steps)
+    parameters = list(model.predictor.parameters())
+    optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+    total, sums = config.num_predictor_steps, 0.0
+    for step in range(total):
+        rng = np.random.default_rng([config.seed, 3, step])
+        for group in optimizer.param_groups:
+            group["lr"] = config.learning_rate * warmup_cosine(step, total)
+        rows = torch.from_numpy(windows.sample(config.predictor_batch_size, rng))
+        actions = model.normalise_actions(run.actions[rows])[:, history - 1 : -1]
+        imagined = model.predictor(latents[rows[:, :history]], actions)
+        loss = (imagined - latents[rows[:, history:]]).square().sum(-1).mean()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        sums += loss.item()
+        if (step + 1) % config.log_every == 0:
+            metrics = {"long_rollout": sums / config.log_every}
+            sums = 0.0
+            append_metrics(run.out, {"step": config.num_steps + step + 1, **metrics})
+            progress(step + 1, total, metrics)
+
+
+@torch.no_grad()
+def all_latents(
+    model: CompactWorldModel, tokens: Float[np.ndarray, "row token dim"], batch_size: int = 1024
+) -> Float[Tensor, "row latent"]:
+    """The head's latents of every row."""
+    return torch.cat([model.head(torch.from_numpy(block)) for block in _blocks(tokens, batch_size)])
+
+
+def _blocks(tokens: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
+    for start in range(0, len(tokens), batch_size):
+        yield np.asarray(tokens[start : start + batch_size])
+
+
+@torch.no_grad()
+def fit_familiarity(run: Training, tokens: Float[np.ndarray, "row token dim"]) -> None:
+    """Keep signatures of training frames, in all their looks, and the largest distance that is still familiar."""
+    rng = np.random.default_rng([run.config.seed, 4])
+    varied, varied_rows = _varied(run, no_progress)
+    plain_rows = run.windows(0).rows(np.arange(len(run.windows(0))))[:, 0]
+    sources = [(tokens, plain_rows), *([(varied, varied_rows)] if varied is not None else [])]
+    kept = len(run.model.familiar_signatures) // len(sources)
+    bank, others = [], []
+    for column, rows in sources:
+        chosen = rng.permutation(rows)[: 2 * kept]
+        signatures = frame_signature(torch.from_numpy(column[np.sort(chosen)]))[torch.from_numpy(rng.permutation(len(chosen)))]
+        bank.append(signatures[: max(1, len(chosen) // 2)])
+        others.append(signatures[max(1, len(chosen) // 2) :])
+    filled = torch.cat(bank)
+    repeats = -(-len(run.model.familiar_signatures) // len(filled))
+    run.model.familiar_signatures.copy_(filled.repeat(repeats, 1)[: len(run.model.familiar_signatures)])
+    run.model.metadata.familiarity_threshold = 1.0
+    scores = run.model.signature_distance(torch.cat(others))
+    run.model.metadata.familiarity_threshold = float(scores.quantile(0.995))
+
+
+def _metadata(store: TrajectoryStore, action: Float[np.ndarray, "row action"]) -> ModelMetadata:
+    """What the logs say of their task."""
+    known = store.recipes[0]
+    for key in ("env", "frame_skip", "image_size"):
+        store.setting(key)
+    low, high = known.get("action_low"), known.get("action_high")
+    if low is None or high is None:
+        low, high = np.nanmin(action, axis=0).tolist(), np.nanmax(action, axis=0).tolist()
+    return ModelMetadata(
+        env_name=str(known["env"]),
+        frame_skip=int(known["frame_skip"]),
+        control_timestep=float(known.get("control_timestep", 0.0)),
+        image_size=int(known["image_size"]),
+        camera=str(known.get("camera", "")),
+        action_low=[float(v) for v in low],
+        action_high=[float(v) for v in high],
+    )

@@ -1,0 +1,101 @@
+"""The learned temporal distance: how many model steps the logs' best behaviour needs from here to a goal."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from .compact import DistanceHead
+from .store import TrajectoryStore
+from .training_state import Progress, no_progress, warmup_cosine
+
+
+@dataclass
+class DistanceConfig:
+    """How the temporal distance is trained.
+
+    Attributes:
+        num_steps: optimiser steps.
+        batch_size: transitions a step.
+        learning_rate: peak of AdamW's.
+        expectile: below .5, shorter ways count more than longer ones: the best of the logged behaviour.
+        hindsight_rate: fraction of goals that the same episode reached later; others are any frame.
+        target_rate: how fast the target network follows.
+        max_steps: no distance is taught above this.
+        seed: of weights and samples.
+        log_every: steps from one line of metrics to the next.
+    """
+
+    num_steps: int = 6000
+    batch_size: int = 1024
+    learning_rate: float = 1e-3
+    expectile: float = 0.15
+    hindsight_rate: float = 0.5
+    target_rate: float = 0.01
+    max_steps: float = 100.0
+    seed: int = 0
+    log_every: int = 200
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be trained."""
+        if not 0 < self.expectile < 1:
+            raise ValueError(f"expectile must be between 0 and 1, got {self.expectile}")
+
+
+def train_distance(
+    head: DistanceHead,
+    latents: Float[Tensor, "row latent"],
+    store: TrajectoryStore,
+    episodes: Int[np.ndarray, " chosen"],
+    config: DistanceConfig,
+    progress: Progress = no_progress,
+) -> None:
+    """Fit `head` by one-step backups d(s, g) <= 1 + d(s', g) along the logged transitions.
+
+    A transition that arrives at its goal costs one step; a hindsight goal k steps ahead costs at most k.
+    """
+    triples = store.windows(3, 0, episodes=episodes).rows(np.arange(len(store.windows(3, 0, episodes=episodes))))
+    episode_of = np.searchsorted(store.offsets, triples[:, 0], side="right") - 1
+    last_row = store.offsets[episode_of] + store.lengths[episode_of] - 1
+    rows_in_training = np.concatenate([np.arange(store.num_rows)[store.episode_rows(e)] for e in episodes])
+    target_head = copy.deepcopy(head).requires_grad_(False)
+    parameters, target_parameters = list(head.parameters()), list(target_head.parameters())
+    optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=0.0)
+    sums = 0.0
+    for step in range(config.num_steps):
+        rng = np.random.default_rng([config.seed, step])
+        for group in optimizer.param_groups:
+            group["lr"] = config.learning_rate * warmup_cosine(step, config.num_steps, floor=0.05)
+        chosen = rng.integers(len(triples), size=config.batch_size)
+        before, now, after = (latents[triples[chosen, i]] for i in range(3))
+        ahead = last_row[chosen] - triples[chosen, 1]
+        steps_ahead = 1 + np.floor(rng.random(config.batch_size) ** 2 * ahead).astype(np.int64)
+        steps_ahead = np.minimum(steps_ahead, ahead)
+        hindsight = rng.random(config.batch_size) < config.hindsight_rate
+        goal_rows = np.where(
+            hindsight, triples[chosen, 1] + steps_ahead, rng.choice(rows_in_training, config.batch_size)
+        )
+        goal = latents[goal_rows]
+        with torch.no_grad():
+            bound = torch.from_numpy(np.where(hindsight, steps_ahead, config.max_steps)).float()
+            backup = 1 + target_head(after, after - now, goal)
+            target = torch.minimum(backup, bound).clamp(max=config.max_steps)
+            target[torch.from_numpy(goal_rows == triples[chosen, 2])] = 1.0
+        error = target - head(now, now - before, goal)
+        weight = torch.where(error < 0, 1 - config.expectile, config.expectile)
+        relative = error / (1 + target).sqrt()
+        loss = (weight * relative.square()).mean()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        with torch.no_grad():
+            torch._foreach_lerp_(target_parameters, parameters, config.target_rate)
+        sums += loss.item()
+        if (step + 1) % config.log_every == 0:
+            progress(step + 1, config.num_steps, {"distance": sums / config.log_every})
+            sums = 0.0
