@@ -4,14 +4,15 @@
     pip install --no-deps stable-worldmodel==0.1.1
     python benchmarks/planners.py --seeds 20 --json planners.json
 
-Same dynamics, same cost, equal rollouts, bounds and first std; one thread, float32; solvers take turns. The gap
-is evaluated here, in float64, on the sequence that a solver returns (clipped to the bounds: not every peer does
-that). The peers have no floor under the std; rows with and without ours are shown.
+Same dynamics, same cost, equal rollouts, bounds and first std; one thread, float32; solvers take turns.
+The gap is evaluated here, in float64, on the sequence that a solver returns (clipped to the bounds: not
+every peer does that). The peers have no floor under the std; rows with and without ours are shown.
 
-stable-worldmodel's solvers are imported without the package's own `__init__`, which loads simulators that they
-do not use: an empty package of that name, with the installed folder as its path, stands in for it. Its solvers
-print their time; that goes to /dev/null. They solve one env after the other by default (`batch_size=1`); that
-and all envs at once are both shown. pytorch-mppi has no batch: its 8 envs are 8 solves.
+stable-worldmodel's solvers are imported without the package's own `__init__`, which loads simulators
+that they do not use: an empty package of that name, with the installed folder as its path, stands in for
+it. Its solvers print their time; that goes to /dev/null. They solve one env after the other by default
+(`batch_size=1`); that and all envs at once are both shown. pytorch-mppi has no batch: its 8 envs are 8
+solves.
 """
 
 from __future__ import annotations

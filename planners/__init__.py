@@ -18,7 +18,7 @@ from .objectives import (
     ViaPoints,
 )
 from .predictive_sampling import PredictiveSampling, PredictiveSamplingConfig
-from .protocol import Evaluation, ImaginationModel, Objective, Plan, Planner, Status
+from .protocol import Evaluation, Objective, Plan, Planner, Status
 from .realtime import LoopCounters, RealTimeMPC
 from .registry import make_planner, planner_names
 from .shooting import ShootingConfig, ShootingPlanner
@@ -37,7 +37,6 @@ __all__ = [
     "GradientPlanner",
     "ICEM",
     "ICEMConfig",
-    "ImaginationModel",
     "LoopCounters",
     "MPC",
     "MPPI",

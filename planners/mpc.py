@@ -12,8 +12,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from wm_plan.world_model.protocol import WorldModel
+
 from .objectives import evaluator
-from .protocol import CostFn, Evaluation, ImaginationModel, Objective, Plan, Planner
+from .protocol import CostFn, Evaluation, Objective, Plan, Planner
 from .seeding import mix
 
 
@@ -58,7 +60,7 @@ class MPC:
 
     def __init__(
         self,
-        model: ImaginationModel,
+        model: WorldModel,
         planner: Planner,
         objective: Objective,
         *,

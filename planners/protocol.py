@@ -56,7 +56,7 @@ class Plan:
     """The chosen sequence, in env units, inside bounds and rate limits."""
     cost: Float[Tensor, " batch"]
     """Its cost; +inf where nothing finite was found."""
-    mean: Float[Tensor, "batch step action"]
+    mean: Shaped[Tensor, "batch step action"]
     """Where the search distribution ended."""
     std: Float[Tensor, "batch step action"]
     """How wide it ended, in env units."""
@@ -118,23 +118,4 @@ class Planner(Protocol):
         priors: Tensor | None = None,
     ) -> Plan:
         """Search `batch_size` independent plans at once; see `ShootingPlanner.optimize`."""
-        ...
-
-
-@runtime_checkable
-@runtime_checkable
-class ImaginationModel(Protocol):
-    """What the control loop needs of a world model."""
-
-    frame_skip: int
-    """Env steps in a model step."""
-    history: int
-    """Frames of context that `rollout` wants."""
-
-    def encode(self, frames: Tensor, proprio: Tensor | None = None) -> Tensor:
-        """Latents (B, T, ...) of frames (B, T, H, W, 3) uint8, each frame on its own."""
-        ...
-
-    def rollout(self, context: Tensor, actions: Tensor) -> Tensor:
-        """Latents (B, N, H, ...) imagined from a context (B, T, ...) under actions (B, N, H, A)."""
         ...
