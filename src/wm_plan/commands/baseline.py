@@ -1,0 +1,151 @@
+"""`wm-baseline`: train the reinforcement-learning baseline of a task."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .front import DONE, INTERRUPTED, Command, Job, UserInputError, positive_int
+
+if TYPE_CHECKING:
+    from wm_plan.baseline import BaselineConfig
+    from wm_plan.planners.rl import RLPolicy
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of this command."""
+    parser.add_argument(
+        "--steps", type=positive_int, default=60_000, metavar="N", help="env steps in all (60000)"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="check all input, print the settings, stop")
+
+
+def run(job: Job) -> int:
+    """Train, or go on training."""
+    flags = job.flags
+    if flags.list:
+        return _list(job)
+    if not flags.env:
+        raise UserInputError("no task was named. Add --env NAME; --list names the tasks.")
+    if flags.resume and (flags.overwrite or not flags.out):
+        raise UserInputError(
+            "--resume goes on with the training in --out DIR, and does not go with --overwrite."
+        )
+    from wm_plan.baseline import BaselineConfig, train_baseline
+    from wm_plan.baseline_state import STATE_NAME, read_training
+    from wm_plan.envs import make
+    from wm_plan.machine import use_device
+    from wm_plan.output_folder import check_output_folder, next_numbered
+
+    make(flags.env, render=False).close()
+    device = use_device(flags.device or "cpu", flags.threads or 1)
+    config = BaselineConfig(flags.env, num_steps=flags.steps, seed=flags.seed or 0)
+    out: Path = flags.out or next_numbered("baseline")
+    if flags.dry_run:
+        check_output_folder(out, overwrite=flags.overwrite or flags.resume)
+        if flags.resume:
+            read_training(out, config.settings)
+        plan = {"out": out, **asdict(config)}
+        job.print_result(plan, "\n".join(f"{key}: {value}" for key, value in plan.items()))
+        return DONE
+    try:
+        with _ProgressBar(job, config) as bar:
+            policy = train_baseline(
+                config,
+                out,
+                resume=flags.resume,
+                overwrite=flags.overwrite,
+                device=device,
+                on_progress=bar.update,
+            )
+    except KeyboardInterrupt:
+        if (out / STATE_NAME).is_file():
+            job.warn(f"stopped; a checkpoint is kept in {out}. Go on with: the same command and --resume")
+        else:
+            job.warn("stopped before the first checkpoint; nothing was kept")
+        return INTERRUPTED
+    return _report(job, out, policy)
+
+
+def _report(job: Job, out: Path, policy: RLPolicy) -> int:
+    """Print what came of it; gives the exit code."""
+    record = policy.metadata
+    metrics = record["metrics"]
+    result = {
+        "env": policy.env_name,
+        "out": out,
+        "env_steps": record["env_steps"],
+        "wall_seconds": record["wall_seconds"],
+        "seed": record["seed"],
+        "reached_rate": metrics.get("reached"),
+        "held_rate": metrics.get("held"),
+        "episodes": record["training"]["num_eval_episodes"],
+    }
+    job.print_result(
+        result,
+        f"{out}: {record['env_steps']} env steps in {record['wall_seconds']:.0f} s; far goals "
+        f"reached {metrics.get('reached', 0):.0%}, held {metrics.get('held', 0):.0%} "
+        f"of {result['episodes']} episodes",
+    )
+    return DONE
+
+
+class _ProgressBar:
+    """Env steps, their rate, success of the latest checkpoint and the time left, on stderr."""
+
+    def __init__(self, job: Job, config: BaselineConfig) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("env steps  {task.fields[rate]:.0f}/s  reached {task.fields[reached]}"),
+            TimeRemainingColumn(),
+        )
+        self._progress = Progress(*columns, console=job.console)
+        self._task = self._progress.add_task(config.env, total=config.num_steps, rate=0.0, reached="-")
+        self._start: tuple[float, int] | None = None
+
+    def update(self, done: int, total: int, metrics: dict[str, float]) -> None:
+        """Show how far it is; the rate counts from the first episode on."""
+        now = self._progress.get_time()
+        if self._start is None:
+            self._start = now, done
+        elapsed = now - self._start[0]
+        rate = (done - self._start[1]) / elapsed if elapsed > 0 else 0.0
+        reached = f"{metrics['reached']:.0%}" if "reached" in metrics else "-"
+        self._progress.update(self._task, completed=done, total=total, rate=rate, reached=reached)
+
+    def __enter__(self) -> _ProgressBar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+
+def _list(job: Job) -> int:
+    """Name the tasks, and those whose policy is shipped."""
+    from wm_plan.envs import task_names
+    from wm_plan.planners.rl import shipped_policies
+
+    result = {"envs": list(task_names()), "shipped": shipped_policies()}
+    job.print_result(result, "\n".join(f"{key}: {', '.join(names)}" for key, names in result.items()))
+    return DONE
+
+
+COMMAND = Command(
+    "wm-baseline",
+    "Train a goal-conditioned policy on a task, from state: SAC with hindsight goals.",
+    run=run,
+    add_flags=add_flags,
+    flags=("env", "seed", "out", "resume", "device", "list"),
+    examples=(
+        "wm-baseline --env reacher --steps 60000 --out runs/reacher-rl",
+        "wm-baseline --env reacher --steps 80000 --out runs/reacher-rl --resume",
+    ),
+)
+main = COMMAND.main
