@@ -10,11 +10,13 @@ from wm_plan.planners import Evaluation, make_planner, planner_names
 settings.register_profile("quick", max_examples=60, deadline=None, derandomize=True)
 settings.load_profile("quick")
 
+NAMES = planner_names()
+
 
 @st.composite
 def problems(draw):
-    """Settings of a planner of any kind and size, its bounds, and a cost with NaN, infinities or constraints."""
-    name = draw(st.sampled_from(planner_names()))
+    """Settings of a planner of any kind and size, its bounds, and a cost that may have holes in it."""
+    name = draw(st.sampled_from(NAMES))
     action_dim = draw(st.integers(1, 3))
     number = st.floats(-3, 3, width=32)
     low = np.array(draw(st.lists(number, min_size=action_dim, max_size=action_dim)))
