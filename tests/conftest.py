@@ -10,6 +10,7 @@ def pytest_sessionstart() -> None:
     """Set up only now: jaxtyping's hook must come before the package is first imported."""
     import torch
 
+    import tests.type_checker  # noqa: F401  (the hook looks it up as an attribute of `tests`)
     from wm_plan.envs import choose_backend
 
     choose_backend()
