@@ -279,7 +279,8 @@ def run_to_goal(
             if controller.replanned:
                 plan_ms = controller.timings["plan_ms"]
                 result.plan_ms.append(plan_ms)
-        verdict = judge(info["state"], controller.latent if encoded else judge.latent(observation["pixels"]))
+        seen = controller.latent if encoded else None
+        verdict = judge(info["state"], judge.latent(observation["pixels"]) if seen is None else seen)
         near.append(verdict.near)
         result.costs.append(verdict.cost)
         if result.errors is not None:
