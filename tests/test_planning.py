@@ -23,8 +23,8 @@ class PlaneModel(PointWorld):
     def reached(self, latent, goal):
         return (latent - goal).square().sum(-1) <= 0.01**2
 
-    def unfamiliarity(self, latents):
-        return latents.norm(dim=-1) / 1.5
+    def unfamiliarity(self, frames):
+        return self.encode(frames)[:, 0].norm(dim=-1) / 1.5
 
 
 @dataclass

@@ -3,7 +3,8 @@
 Stable-Baselines3 trains; what is kept is a policy that runs without it (`wm_plan.planners.rl`).
 
 Sources: Haarnoja et al., Soft Actor-Critic Algorithms and Applications, arXiv:1812.05905; Andrychowicz et
-    al., Hindsight Experience Replay, arXiv:1707.01495. Ours shows the networks the goal relative to the present.
+    al., Hindsight Experience Replay, arXiv:1707.01495. Ours shows the networks where the goal lies from the
+    present.
 """
 
 from __future__ import annotations
@@ -129,6 +130,30 @@ def train_baseline(
     Raises:
         ValueError: an unknown task, a folder that cannot be written, or a training that cannot be resumed.
     """
+    check_output_folder(out, overwrite=overwrite or resume)
+    saved = read_training(out, config.settings) if resume else None
+    model, env, policy_config = make_learner(config, device)
+    repeat = env.action_repeat
+    run = _Run(config, policy_config, env, out, on_progress)
+    if saved is not None:
+        run.seconds_before = restore_training(saved, model, env)
+        drop_metrics_after(out, model.num_timesteps * repeat)
+    num_actions = run.total_steps // repeat - model.num_timesteps
+    if num_actions > 0:
+        model.learn(num_actions, callback=run, log_interval=10**9, reset_num_timesteps=not resume)
+        run.save()
+    env.close()
+    return run.policy(model)
+
+
+def make_learner(
+    config: BaselineConfig, device: torch.device | str = "cpu"
+) -> tuple[SAC, GoalEnv, RLPolicyConfig]:
+    """A learner that has seen nothing yet, its environment, and what its policy is.
+
+    Raises:
+        ValueError: an unknown task, or an `action_repeat` that does not fit it.
+    """
     task = make(config.env, render=False)
     env = GoalEnv(task, config.action_repeat or task.frame_skip)
     policy_config = RLPolicyConfig(
@@ -140,15 +165,12 @@ def train_baseline(
         angles=angle_pairs(task.proprio_names),
         hidden_sizes=list(config.hidden_sizes),
     )
-    check_output_folder(out, overwrite=overwrite or resume)
-    saved = read_training(out, config.settings) if resume else None
-    repeat = env.action_repeat
     model = SAC(
         "MultiInputPolicy",
         env,
         learning_rate=config.learning_rate,
         buffer_size=config.buffer_size,
-        learning_starts=max(config.learning_starts, env.num_steps) // repeat,
+        learning_starts=max(config.learning_starts, env.num_steps) // env.action_repeat,
         batch_size=config.batch_size,
         gamma=config.discount,
         replay_buffer_class=HerReplayBuffer,
@@ -161,16 +183,18 @@ def train_baseline(
         seed=config.seed,
         device=device,
     )
-    run = _Run(config, policy_config, env, out, on_progress)
-    if saved is not None:
-        run.seconds_before = restore_training(saved, model, env)
-        drop_metrics_after(out, model.num_timesteps * repeat)
-    num_actions = run.total_steps // repeat - model.num_timesteps
-    if num_actions > 0:
-        model.learn(num_actions, callback=run, log_interval=10**9, reset_num_timesteps=not resume)
-        run.save()
-    env.close()
-    return run.policy(model)
+    return model, env, policy_config
+
+
+def actor_tensors(model: SAC) -> dict[str, Tensor]:
+    """The weights of a learner's actor, as `RLPolicy` names them; the spread of its actions is left out."""
+    actor = model.policy.actor
+    layers = [*(layer for layer in actor.latent_pi if isinstance(layer, torch.nn.Linear)), actor.mu]
+    return {
+        f"{2 * index}.{name}": value.detach().cpu().clone()
+        for index, layer in enumerate(layers)
+        for name, value in layer.state_dict().items()
+    }
 
 
 class _Run(BaseCallback):
@@ -218,13 +242,6 @@ class _Run(BaseCallback):
 
     def policy(self, model: SAC) -> RLPolicy:
         """The policy as it is now."""
-        actor = model.policy.actor
-        layers = [*(layer for layer in actor.latent_pi if isinstance(layer, torch.nn.Linear)), actor.mu]
-        tensors = {
-            f"{2 * index}.{name}": value.detach().cpu().clone()
-            for index, layer in enumerate(layers)
-            for name, value in layer.state_dict().items()
-        }
         packages = ("wm-plan", "stable-baselines3", "torch", "mujoco", "gymnasium", "numpy")
         steps = model.num_timesteps * self.env.action_repeat
         command = f"wm-baseline --env {self.config.env} --steps {steps} --seed {self.config.seed}"
@@ -238,7 +255,7 @@ class _Run(BaseCallback):
             "training": self.config.settings,
             "versions": {name: metadata.version(name) for name in packages},
         }
-        return RLPolicy(self.policy_config, tensors, record)
+        return RLPolicy(self.policy_config, actor_tensors(model), record)
 
     def save(self) -> None:
         """Try the policy, and write policy, metrics and the state of the training."""

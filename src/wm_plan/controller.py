@@ -19,7 +19,7 @@ from wm_plan.planners import (
 from wm_plan.planners.registry import PLANNERS
 
 if TYPE_CHECKING:
-    from wm_plan.configs.schema import ObjectiveConfig, ControllerConfig
+    from wm_plan.configs.schema import ControllerConfig, ObjectiveConfig
     from wm_plan.world_model import CompactWorldModel
 
 

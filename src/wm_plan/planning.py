@@ -338,8 +338,7 @@ def unfamiliar_views(model: Any, views: dict[str, Image]) -> list[str]:  # noqa:
     """Say which pictures look unlike all that the model was trained on, one line each."""
     lines = []
     for name, image in views.items():
-        latent = model.encode(torch.from_numpy(np.ascontiguousarray(image))[None, None])[:, -1]
-        times = float(model.unfamiliarity(latent)[0])
+        times = float(model.unfamiliarity(torch.from_numpy(np.ascontiguousarray(image))[None, None])[0])
         if not times <= 1:
             lines.append(
                 f"the {name} looks unlike anything that the model was trained on ({times:.1f} times as far"

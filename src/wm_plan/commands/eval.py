@@ -134,7 +134,7 @@ class _ProgressBar:
         )
         self._bars: dict[tuple[str, str], Any] = {}
 
-    def update(self, protocol: str, policy: str, finished: int, reached: int) -> None:
+    def update(self, protocol: str, policy: str, finished: float, reached: int) -> None:
         """Show what a policy has done so far."""
         key = protocol, policy
         if key not in self._bars:

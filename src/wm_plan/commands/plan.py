@@ -151,7 +151,7 @@ def _goal(task: TaskEnv, config: Any) -> tuple[Goal, list[str]]:  # noqa: ANN401
 
 def _circumstances(config: Any, model: Any, planner: str) -> dict[str, Any]:  # noqa: ANN401
     """Give what else a reader of the result must know to repeat or to judge it."""
-    from wm_plan.machine import peak_memory_mb, versions
+    from wm_plan.machine import versions
 
     return {
         "planner": planner,
@@ -162,13 +162,13 @@ def _circumstances(config: Any, model: Any, planner: str) -> dict[str, Any]:  # 
         "reach_error_rate": model.reach_error_rate,
         "device": config.device,
         "threads": config.threads,
-        "peak_memory_mb": peak_memory_mb(),
         "versions": versions(),
     }
 
 
 def _write_files(folder: Path, written: dict[str, Any], result: PlanResult, task: TaskEnv, job: Job) -> None:
     from wm_plan.configuration import as_yaml
+    from wm_plan.machine import peak_memory_mb
     from wm_plan.pictures import write_figure, write_video
 
     assert result.goal_image is not None
@@ -181,6 +181,7 @@ def _write_files(folder: Path, written: dict[str, Any], result: PlanResult, task
     job.say("writing the video and the figure ...")
     write_video(folder / "plan.mp4", result, views, goal, fps=1 / task.control_timestep)
     write_figure(folder / "plan.png", result, views[0], views[-1], goal, task.control_timestep)
+    written["peak_memory_mb"] = peak_memory_mb()
     (folder / "result.json").write_text(json.dumps(as_json(written), indent=1) + "\n", encoding="utf-8")
 
 

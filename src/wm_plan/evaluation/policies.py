@@ -138,36 +138,43 @@ class PlannerPolicy:
 
 
 class BaselinePolicy:
-    """An RL baseline: goal-conditioned, and it knows the true proprio of the goal.
+    """An RL baseline: it knows the true proprio, and what it would be at rest in the goal.
 
     Args:
+        env: any environment of the task.
         checkpoint: a folder that wm-baseline wrote, or a task's name for the shipped one.
+
+    Raises:
+        ValueError: no such policy, or one of another task.
     """
 
     name = "rl"
 
-    def __init__(self, checkpoint: str | Path) -> None:
+    def __init__(self, env: TaskEnv, checkpoint: str | Path) -> None:
         from wm_plan.planners.rl import load_policy
 
         self._policy = load_policy(checkpoint)
-        self.settings: dict[str, Any] = {
-            "checkpoint": str(checkpoint),
-            **getattr(self._policy, "settings", {}),
-        }
+        if self._policy.env_name != env.name:
+            raise ValueError(
+                f"the RL policy {str(checkpoint)!r} was trained on {self._policy.env_name!r}, not on {env.name!r}."
+                " Use one trained on it."
+            )
+        self.settings: dict[str, Any] = {"checkpoint": str(checkpoint), "training": self._policy.metadata}
         self.plan_ms: list[float] = []
         self.encode_ms: list[float] = []
 
     def begin(self, envs: Sequence[TaskEnv], trials: Sequence[Trial]) -> None:
         """Note the goals."""
-        goals = [env.proprio(trial.goal) for env, trial in zip(envs, trials, strict=True)]
-        self._goals = np.stack(goals).astype(np.float32)
+        goals = np.stack([trial.goal for trial in trials])
+        goals[:, envs[0].mj_model.nq :] = 0.0
+        self._goals = envs[0].proprio(goals)
 
     def act(self, step: int, envs: Sequence[TaskEnv], active: Mask) -> Actions:
-        """Give the policy's mean actions; one is held as long as it was trained to be."""
-        if step % getattr(self._policy, "frame_skip", 1) == 0:
-            proprio = np.stack([env.proprio(env.get_state()) for env in envs]).astype(np.float32)
+        """Give the policy's actions, each held for as long as in its training."""
+        if step % self._policy.action_repeat == 0:
+            states = np.stack([env.get_state() for env in envs])
             began = time.perf_counter()
-            self._actions = np.asarray(self._policy.act(proprio, self._goals), np.float32)
+            self._actions = self._policy.act(envs[0].proprio(states), self._goals)
             self.plan_ms.append((time.perf_counter() - began) * 1e3)
         return self._actions
 

@@ -71,26 +71,31 @@ def run_trials(
     envs: Sequence[TaskEnv],
     *,
     measures_hold: bool,
-    on_episodes: Callable[[int, int], None] = lambda finished, reached: None,
+    on_progress: Callable[[float, int], None] = lambda finished, reached: None,
 ) -> list[Outcome]:
     """Run every trial once, as many at a time as there are environments.
 
     An episode ends when its goal is reached or, where holding counts, with its budget. Its outcome depends on
-    its trial and on the policy, not on the trials that run beside it (up to rounding: matrix products may round
-    differently in batches of another size).
+    its trial and on the policy, not on the trials that run beside it (up to rounding: matrix products may
+    round differently in batches of another size).
 
     Args:
         policy: as `EvaluationPolicy`.
         trials: all of one task.
         envs: of that task; their current states are lost.
         measures_hold: run on to the end of the budget, to see whether the goal is held.
-        on_episodes: called with the episodes finished and reached so far, after every batch.
+        on_progress: called after every env step with the episodes done so far, those at hand by their part,
+            and the episodes that have reached their goals.
     """
     outcomes: list[Outcome] = []
     for first in range(0, len(trials), len(envs)):
         batch = trials[first : first + len(envs)]
-        outcomes += _run_batch(policy, batch, envs[: len(batch)], measures_hold)
-        on_episodes(len(outcomes), sum(outcome.reached for outcome in outcomes))
+        before = sum(outcome.reached for outcome in outcomes)
+
+        def note(done: float, reached: int, first: int = first, before: int = before) -> None:
+            on_progress(first + done, before + reached)
+
+        outcomes += _run_batch(policy, batch, envs[: len(batch)], measures_hold, note)
     return outcomes
 
 
@@ -110,8 +115,9 @@ def time_alone(
     policy.plan_ms.clear()
     policy.encode_ms.clear()
     for trial in trials:
-        _run_batch(policy, [trial], [env], measures_hold, most_plans=num_replans)
-        if not 0 < len(policy.plan_ms) < num_replans:
+        if len(policy.plan_ms) < num_replans:
+            _run_batch(policy, [trial], [env], measures_hold, most_plans=num_replans)
+        if not policy.plan_ms:
             break
     return list(policy.plan_ms), list(policy.encode_ms)
 
@@ -121,6 +127,7 @@ def _run_batch(
     trials: Sequence[Trial],
     envs: Sequence[TaskEnv],
     measures_hold: bool,
+    on_progress: Callable[[float, int], None] = lambda done, reached: None,
     most_plans: int | None = None,
 ) -> list[Outcome]:
     """Run trials of one budget together; `most_plans` stops early, for those who only take the time."""
@@ -128,14 +135,12 @@ def _run_batch(
         env.set_state(trial.start)
     policy.begin(envs, trials)
     goals = np.stack([trial.goal for trial in trials])
-    budget = max(trial.budget for trial in trials)
-    errors = np.empty((budget + 1, len(trials)))
+    budget = trials[0].budget
+    errors = np.full((budget + 1, len(trials)), np.inf)
     errors[0] = envs[0].error(np.stack([trial.start for trial in trials]), goals)
     steps = np.zeros(len(trials), int)
-    active = np.ones(len(trials), bool)
+    active = measures_hold | ~(errors[0] <= 1.0)
     for step in range(budget):
-        if not measures_hold:
-            active = active & ~(errors[step] <= 1.0)
         if not active.any() or (most_plans is not None and len(policy.plan_ms) >= most_plans):
             break
         actions = policy.act(step, envs, active)
@@ -143,6 +148,9 @@ def _run_batch(
             envs[row].advance(actions[row])
             errors[step + 1, row] = envs[row].error(envs[row].get_state(), goals[row])
             steps[row] = step + 1
+        active = active & (measures_hold | ~(errors[step + 1] <= 1.0))
+        reached = (errors <= 1.0).any(axis=0)
+        on_progress(float(np.where(active, steps / budget, 1.0).sum()), int(reached.sum()))
     return [_outcome(trial, errors[: steps[row] + 1, row], measures_hold) for row, trial in enumerate(trials)]
 
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from wm_plan.controller import make_controller, planner_name
 from wm_plan.envs import DEFAULT_MUJOCO, PLAIN, TaskEnv
-from wm_plan.planners import make_planner
+from wm_plan.envs.rendering import check_image_size
+from wm_plan.planners import GradientPlanner, make_planner
 from wm_plan.planning import check_fits
 from wm_plan.suggestion import did_you_mean
 
@@ -37,13 +38,14 @@ class Evaluation:
 def evaluate(
     config: EvalConfig,
     policies: dict[str, EvaluationPolicy],
-    on_episodes: Callable[[str, str, int, int], None] = lambda protocol, policy, finished, reached: None,
+    on_progress: Callable[[str, str, float, int], None] = lambda protocol, policy, finished, reached: None,
 ) -> list[Evaluation]:
     """Run every policy under every protocol of the config, on the same trials.
 
     Args:
         policies: as `make_policies` gives them.
-        on_episodes: called with protocol, policy, episodes finished and episodes reached, after every batch.
+        on_progress: called after every env step with protocol, policy, episodes done (those at hand by their
+            part) and episodes that have reached their goals.
 
     Raises:
         ValueError: an unknown task or protocol.
@@ -54,13 +56,12 @@ def evaluate(
             trials = draw_trials(unrendered(config.env), protocol, config.episodes, config.seed)
             for name, policy in policies.items():
 
-                def note(finished: int, reached: int, key: tuple[str, str] = (protocol.name, name)) -> None:
-                    on_episodes(*key, finished, reached)
+                def note(finished: float, reached: int, key: tuple[str, str] = (protocol.name, name)) -> None:
+                    on_progress(*key, finished, reached)
 
-                note(0, 0)
                 began = time.perf_counter()
                 outcomes = run_trials(
-                    policy, trials, envs, measures_hold=protocol.measures_hold, on_episodes=note
+                    policy, trials, envs, measures_hold=protocol.measures_hold, on_progress=note
                 )
                 seconds = time.perf_counter() - began
                 plan_ms, encode_ms = time_alone(
@@ -92,7 +93,7 @@ def make_policies(config: EvalConfig) -> dict[str, EvaluationPolicy]:
         "random": lambda config: RandomPolicy(),
         "hold": lambda config: HoldPolicy(),
         "physics": make_physics_policy,
-        "rl": lambda config: BaselinePolicy(config.rl or config.env),
+        "rl": lambda config: BaselinePolicy(unrendered(config.env), config.rl or config.env),
     }
     for name in config.policies:
         if name not in makers:
@@ -105,6 +106,8 @@ def make_planner_policy(config: EvalConfig) -> PlannerPolicy:
     """Load the world model and set up the control loop, as wm-plan does."""
     from wm_plan.world_model import load_model
 
+    if config.goal_size is not None:
+        check_image_size(config.goal_size)
     model = load_model(config.model or config.env, device=config.device)
     controller = make_controller(model, config)
     check_fits(unrendered(config.env), controller)
@@ -129,6 +132,11 @@ def make_physics_policy(config: EvalConfig) -> PhysicsPolicy:
     env = unrendered(config.env)
     settings = physics_settings(config.planner, config.physics)
     planner = make_planner(planner_name(config), env.action_space, settings)
+    if isinstance(planner, GradientPlanner):
+        raise ValueError(
+            "the policy 'physics' cannot plan with gradients, as MuJoCo gives none. Use another --planner,"
+            " such as cem, or leave physics out of --policy."
+        )
     described = {
         "planner": planner_name(config),
         **settings,
