@@ -122,7 +122,7 @@ class EvalConfig(ControllerConfig):
     episodes: int = 100
     batch_size: int = 50
     """Episodes planned together; it bounds memory and decides no outcome."""
-    plans_timed: int = 40
+    plans_timed: int = 100
     """Replans of one environment alone, of which a row gives the times; 0 takes none."""
     goal_look: GoalLook = GoalLook.plain
     goal_size: int | None = None
@@ -138,7 +138,11 @@ class EvalConfig(ControllerConfig):
             ValueError: naming what was given and what is allowed.
         """
         super().__post_init__()
-        check_minimum(self, episodes=1, batch_size=1, plans_timed=0, goal_size=16)
+        check_minimum(self, episodes=1, batch_size=1, plans_timed=0)
+        if not self.protocols or not self.policies:
+            raise ValueError(
+                "protocols and policies must name at least one each; give --protocol and --policy"
+            )
 
 
 def check_minimum(config: object, **least: int) -> None:

@@ -40,7 +40,9 @@ class TruePhysics:
         self._datas = [mujoco.MjData(self._model) for _ in range(threads)]
         self._pool = mujoco.rollout.Rollout(nthread=threads if threads > 1 else 0)
 
-    def encode(self, frames: Tensor, proprio: Tensor | None = None) -> Float[Tensor, "batch step state"]:
+    def encode(
+        self, frames: np.ndarray | Tensor, proprio: Tensor | None = None
+    ) -> Float[Tensor, "batch step state"]:
         """Give the states (B, T, S) that came as proprio; frames are not looked at."""
         assert proprio is not None
         return proprio

@@ -156,8 +156,8 @@ class BaselinePolicy:
         self._policy = load_policy(checkpoint)
         if self._policy.env_name != env.name:
             raise ValueError(
-                f"the RL policy {str(checkpoint)!r} was trained on {self._policy.env_name!r}, not on {env.name!r}."
-                " Use one trained on it."
+                f"the RL policy {str(checkpoint)!r} was trained on {self._policy.env_name!r},"
+                f" not on {env.name!r}. Use one trained on it."
             )
         self.settings: dict[str, Any] = {"checkpoint": str(checkpoint), "training": self._policy.metadata}
         self.plan_ms: list[float] = []

@@ -134,6 +134,6 @@ def _draw_trial(env: TaskEnv, protocol: EvaluationProtocol, index: int, seed: in
             budget = protocol.budget(env)
             return Trial(index, trial_seed, start, goal, budget, env.goal_group(start, goal))
     raise ValueError(
-        f"{_MOST_DRAWS} draws gave no pair for the protocol {protocol.name!r} on {env.name!r}:"
-        f" in {NEAR_STEPS} env steps {env.logging_policy!r} gets no further than {NEAR_LEAST_ERROR:g} tolerances"
+        f"{_MOST_DRAWS} draws gave no pair for the protocol {protocol.name!r} on {env.name!r}: in"
+        f" {NEAR_STEPS} env steps {env.logging_policy!r} gets no further than {NEAR_LEAST_ERROR:g} tolerances"
     )
