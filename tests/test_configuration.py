@@ -53,6 +53,8 @@ def test_the_yaml_of_a_config_composes_to_the_same(tmp_path: Path) -> None:
         ("horizon=3", "unknown override 'horizon=3'."),
         ("planner.horizon=abc", "bad override 'planner.horizon=abc': Value 'abc' of type 'str' could not be"),
         ("planner.horizon=[", "bad override 'planner.horizon=['"),
+        ("+planner.speed=3", "bad override '+planner.speed=3': nothing can be added"),
+        ("~objective=", "bad override '~objective=': nothing can be added to the config or deleted"),
         ("objective.distance=l3", "Invalid value 'l3', expected one of [l1, l2, cosine]"),
     ],
 )

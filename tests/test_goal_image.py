@@ -107,6 +107,13 @@ def gif(path: Path) -> None:
     save(path, ramp(), format="GIF")
 
 
+def test_a_name_that_no_file_can_have_is_said_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="does not exist"):
+        read_goal_image(tmp_path / ("x" * 300))
+    with pytest.raises(ValueError, match="is no file"):
+        read_goal_image("/dev/null")
+
+
 @pytest.mark.parametrize(
     ("make", "said"),
     [

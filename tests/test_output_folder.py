@@ -59,6 +59,8 @@ def test_a_file_is_refused_as_folder_and_as_parent(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written_is_refused() -> None:
     with pytest.raises(ValueError, match="cannot be written"):
         check_output_folder(Path("/proc/wm-plan"))  # also root may not write there
+    with pytest.raises(ValueError, match="File name too long"):
+        check_output_folder(Path("x" * 300))
 
 
 def test_numbers_go_on_after_the_highest(tmp_path: Path) -> None:

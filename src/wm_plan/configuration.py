@@ -32,6 +32,12 @@ def compose(name: str, overrides: Sequence[str] = (), *, base: Sequence[str] = (
     Raises:
         ValueError: an override that does not parse, names nothing that exists or has the wrong type.
     """
+    for override in overrides:
+        if override[:1] in ("+", "~"):
+            raise ValueError(
+                f"bad override {override!r}: nothing can be added to the config or deleted from it."
+                f" Write {override.lstrip('+~').partition('=')[0]}=VALUE."
+            )
     register(name)
     with _own_hydra():
         try:
@@ -76,7 +82,7 @@ def _explained(error: Exception, name: str, base: Sequence[str], overrides: Sequ
     for override in overrides:
         if _composes(name, [*base, override]):
             continue
-        key, _, value = override.lstrip("+~").partition("=")
+        key, _, value = override.partition("=")
         choices = GlobalHydra.instance().config_loader().get_group_options(key)
         choices = [choice for choice in choices if not choice.endswith("_schema")]
         if choices:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from pathlib import Path
 
@@ -27,10 +28,15 @@ def read_goal_image(path: Path | str) -> UInt8[np.ndarray, "side side 3"]:
     Raises:
         ValueError: the file is missing, damaged or no PNG or JPEG, or its sides are out of range.
     """
-    path = Path(path)
     what = f"goal image {str(path)!r}"
-    if not path.is_file():
-        problem = "is a folder" if path.is_dir() else "does not exist"
+    if not os.path.isfile(path):  # pathlib would raise for a name that is too long or a folder that is closed
+        problem = (
+            "is a folder"
+            if os.path.isdir(path)
+            else "is no file"
+            if os.path.exists(path)
+            else "does not exist"
+        )
         raise ValueError(f"{what} {problem}. Give a PNG or JPEG file.")
     try:
         with warnings.catch_warnings():

@@ -17,10 +17,10 @@ def check_output_folder(out: Path, *, overwrite: bool = False) -> None:
     Raises:
         ValueError: it is a file, is not empty (without `overwrite`), or may not be written.
     """
-    if out.is_dir():
-        if not overwrite and any(out.iterdir()):
+    if os.path.isdir(out):
+        if not overwrite and os.access(out, os.R_OK) and any(out.iterdir()):
             raise ValueError(f"output folder {str(out)!r} is not empty. Name another, or add --overwrite.")
-    elif out.exists() or out.is_symlink():
+    elif os.path.lexists(out):
         raise ValueError(f"--out {str(out)!r} exists and is not a folder. Name a folder.")
     parent = nearest_existing(out)
     if not parent.is_dir():
@@ -30,6 +30,8 @@ def check_output_folder(out: Path, *, overwrite: bool = False) -> None:
     try:  # asking os.access is not enough: root passes it on a read-only file system
         with tempfile.TemporaryFile(dir=parent):
             pass
+        with suppress(FileNotFoundError):  # a name that is too long is another error
+            os.stat(out)
     except OSError as error:
         raise ValueError(
             f"output folder {str(out)!r} cannot be written: {error.strerror or error}. Name another --out."
@@ -39,7 +41,7 @@ def check_output_folder(out: Path, *, overwrite: bool = False) -> None:
 def nearest_existing(path: Path) -> Path:
     """Give the path itself, or its nearest parent that exists."""
     path = path.absolute()
-    while not path.exists() and path != path.parent:
+    while not os.path.exists(path) and path != path.parent:
         path = path.parent
     return path
 
@@ -67,7 +69,7 @@ def filled_at_once(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
     if existing != out.absolute():
         first_made = existing / out.absolute().relative_to(existing).parts[0]
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
+    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=out.parent))
     partial.chmod(0o777 & ~_umask())
     try:
         yield partial

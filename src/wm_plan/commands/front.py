@@ -224,7 +224,7 @@ class Command:
                 )
             if self.config is None:
                 raise UserInputError(f"unexpected argument {argument!r}. See {self.name} --help.")
-            if "=" not in argument and not argument.startswith("~"):
+            if "=" not in argument:
                 raise UserInputError(
                     f"unexpected argument {argument!r}. Flags start with --; overrides are like seed=3."
                 )
