@@ -89,19 +89,23 @@ class GoalEnv(gymnasium.Env):
         self.task.set_state(options.get("goal_state", drawn["goal_state"]))
         self.goal_state = self.task.get_state()
         self.task.set_state(options.get("state", drawn["state"]))
-        self._errors = [self._error()]
-        return self._observe(), self._info()
+        self._desired_goal = self.goal_of(self.goal_state)
+        state = self.task.get_state()
+        self._errors = [float(self.task.error(state, self.goal_state))]
+        return self._observe(state), self._info(state)
 
     def step(
         self, action: Float32[np.ndarray, " action"]
     ) -> tuple[GoalObservation, float, bool, bool, dict[str, Any]]:
         """Hold `action` for `action_repeat` env steps; the reward is the last one's."""
+        states = []
         for _ in range(self.action_repeat):
             self.task.advance(action)
-            self._errors.append(self._error())
-        observation = self._observe()
-        reward = self.compute_reward(observation["achieved_goal"], observation["desired_goal"], {})
-        return observation, float(reward), False, len(self._errors) > self.num_steps, self._info()
+            states.append(self.task.get_state())
+        self._errors += np.asarray(self.task.error(np.stack(states), self.goal_state)).tolist()
+        observation = self._observe(states[-1])
+        reward = self.compute_reward(observation["achieved_goal"], self._desired_goal, {})
+        return observation, float(reward), False, len(self._errors) > self.num_steps, self._info(states[-1])
 
     def compute_reward(
         self,
@@ -124,21 +128,16 @@ class GoalEnv(gymnasium.Env):
         """Close the task."""
         self.task.close()
 
-    def _observe(self) -> GoalObservation:
-        state: State = self.task.get_state()
+    def _observe(self, state: State) -> GoalObservation:
         return {
             "observation": self.task.proprio(state).astype(np.float32),
             "achieved_goal": self.goal_of(state),
-            "desired_goal": self.goal_of(self.goal_state),
+            "desired_goal": self._desired_goal.copy(),
         }
 
-    def _error(self) -> float:
-        return float(self.task.error(self.task.get_state(), self.goal_state))
-
-    def _info(self) -> dict[str, Any]:
+    def _info(self, state: State) -> dict[str, Any]:
         reached = min(self._errors) <= 1
         held = len(self._errors) > HELD_STEPS and max(self._errors[-HELD_STEPS:]) <= HELD_SCALE
-        state = self.task.get_state()
         return {
             "state": state,
             "error": self._errors[-1],

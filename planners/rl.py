@@ -139,9 +139,9 @@ class RLPolicy:
     @torch.no_grad()
     def act(
         self,
-        proprio: Float[np.ndarray, "*batch proprio"],
-        goal_proprio: Float[np.ndarray, "*batch_or_one proprio"],
-    ) -> Float32[np.ndarray, "*batch action"]:
+        proprio: Float[np.ndarray, "... proprio"],
+        goal_proprio: Float[np.ndarray, "... goal"],
+    ) -> Float32[np.ndarray, "... action"]:
         """Actions to take now.
 
         Args:
