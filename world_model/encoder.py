@@ -46,7 +46,7 @@ class Encoder(Protocol):
     width: int
     num_frames: int
 
-    def preprocess(self, frames: Frames) -> Float[Tensor, "batch time 3 height width"]:
+    def preprocess(self, frames: Frames) -> Float[Tensor, "batch time 3 size size"]:
         """Frames of any size as pixel values of the encoder's own."""
         ...
 
@@ -110,7 +110,7 @@ class JEPAEncoder(nn.Module):
         """Longest clip [frames]."""
         return self.config.num_frames
 
-    def preprocess(self, frames: Frames) -> Float[Tensor, "batch time 3 height width"]:
+    def preprocess(self, frames: Frames) -> Float[Tensor, "batch time 3 size size"]:
         """Centre-crop to a square, resize with antialiasing, scale to ImageNet's mean and std."""
         return (square_frames(frames, self.image_size, self._mean.device) - self._mean) * self._scale
 

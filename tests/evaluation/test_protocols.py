@@ -75,7 +75,12 @@ def test_a_trial_depends_on_its_seed_and_index_alone(env: TaskEnv, protocol: str
 
 
 def test_no_evaluation_seed_is_a_seed_of_a_logged_episode() -> None:
-    ours = [evaluation_seed(seed, index, attempt) for seed in range(5) for index in range(50) for attempt in (0, 1)]
+    ours = [
+        evaluation_seed(seed, index, attempt)
+        for seed in range(5)
+        for index in range(50)
+        for attempt in (0, 1)
+    ]
     logged = [episode_seed(seed, index) for seed in range(5) for index in range(50)]
     assert min(ours) >= 2**63 > max(logged)
     assert len(set(ours)) == len(ours)

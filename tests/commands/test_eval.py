@@ -1,0 +1,164 @@
+"""wm-eval from the outside: its rows, its files, and what it refuses."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from wm_plan import envs
+from wm_plan.commands.eval import main
+from wm_plan.commands.front import DONE, WRONG_INPUT
+from wm_plan.evaluation import wilson_interval
+from wm_plan.world_model import CompactConfig, CompactWorldModel, JEPAEncoder, ViTConfig
+from wm_plan.world_model.compact import ModelMetadata
+
+ROW = {"env", "protocol", "policy", "episodes", "successes", "success_rate", "ci95", "held_rate", "held_ci95"}
+ROW |= {"plan_ms_p50", "plan_ms_p99", "encode_ms_p50", "seconds", "threads", "groups", "budget", "settings"}
+QUICK = ("planner.num_samples=8", "planner.num_elites=2", "planner.num_iterations=1", "plans_timed=3")
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def untrained(folder: str, name: str = "reacher") -> str:
+    """A world model of the right form that knows nothing, saved."""
+    env = envs.make(name, render=False)
+    encoder = JEPAEncoder(ViTConfig(image_size=32, patch_size=8, width=12, depth=1, num_heads=1), (1,))
+    sizes = CompactConfig(latent_dim=4, token_dim=2, head_width=8, predictor_width=8, distance_width=8)
+    bounds = (env.action_space.low.tolist(), env.action_space.high.tolist())
+    metadata = ModelMetadata(name, env.frame_skip, env.control_timestep, 32, env.parts.camera, *bounds)
+    CompactWorldModel(encoder, sizes, metadata).save(folder)
+    return folder
+
+
+def evaluated(capfd: pytest.CaptureFixture, *argv: str) -> dict:
+    assert main([*argv, "--json", "--quiet"]) == DONE
+    out, _ = capfd.readouterr()
+    assert len(out.splitlines()) == 1
+    return json.loads(out)
+
+
+def test_policies_stand_side_by_side_on_the_same_starts_and_goals(capfd: pytest.CaptureFixture) -> None:
+    argv = ("--env", "two_room", "--protocol", "near,far", "--policy", "random,hold", "--episodes", "6")
+    result = evaluated(capfd, *argv, "--seed", "4", "--out", "here")
+    assert [(row["protocol"], row["policy"]) for row in result["rows"]] == [
+        ("near", "random"),
+        ("near", "hold"),
+        ("far", "random"),
+        ("far", "hold"),
+    ]
+    for row in result["rows"]:
+        assert set(row) >= ROW
+        assert row["success_rate"] == row["successes"] / 6
+        assert row["ci95"] == pytest.approx(wilson_interval(row["successes"], 6), abs=1e-4)
+        assert (row["held_rate"] is None) == (row["protocol"] == "near")
+    assert result["rows"][1]["successes"] == 0
+    far = result["rows"][3]
+    assert sum(group["episodes"] for group in far["groups"].values()) == 6
+    assert result["seed"] == 4
+    assert "mujoco" in result["versions"]
+    written = json.loads(Path("here/result.json").read_text())
+    outcomes = [row.pop("outcomes") for row in written["rows"]]
+    assert written == result
+    for protocol in (outcomes[:2], outcomes[2:]):
+        for key in ("start", "goal", "seed", "group"):
+            assert [one[key] for one in protocol[0]] == [one[key] for one in protocol[1]]
+    assert [sum(one["reached_at"] is not None for one in row) for row in outcomes] == [
+        row["successes"] for row in result["rows"]
+    ]
+    assert yaml.safe_load(Path("here/config.yaml").read_text())["episodes"] == 6
+
+
+def test_a_model_of_ones_own_is_judged_and_the_same_seed_gives_the_same(capfd: pytest.CaptureFixture) -> None:
+    argv = ("--model", untrained("mine"), "--policy", "planner", "--episodes", "3", *QUICK)
+    first = evaluated(capfd, *argv, "--out", "first")
+    evaluated(capfd, *argv, "--out", "second", "batch_size=2")
+    (row,) = first["rows"]
+    assert (row["env"], row["protocol"], row["plans_timed"]) == ("reacher", "near", 3)
+    assert row["plan_ms_p99"] >= row["plan_ms_p50"] > 0 < row["encode_ms_p50"]
+    settings = row["settings"]
+    assert (settings["model"], settings["planner"], settings["num_samples"]) == ("mine", "cem", 8)
+    one, other = (
+        json.loads(Path(name, "result.json").read_text())["rows"][0] for name in ("first", "second")
+    )
+    assert [end["steps"] for end in one["outcomes"]] == [end["steps"] for end in other["outcomes"]]
+    for end, again in zip(one["outcomes"], other["outcomes"], strict=True):
+        assert end["final_error"] == pytest.approx(again["final_error"], rel=1e-3)
+
+
+def test_the_true_physics_planner_says_what_it_changed(capfd: pytest.CaptureFixture) -> None:
+    argv = ("--env", "reacher", "--policy", "physics", "--planner", "mppi", "--episodes", "2")
+    (row,) = evaluated(capfd, *argv, "physics.num_samples=16", "physics.num_iterations=2", "plans_timed=2")[
+        "rows"
+    ]
+    settings = row["settings"]
+    assert (settings["planner"], settings["num_samples"], settings["num_iterations"]) == ("mppi", 16, 2)
+    assert row["plan_ms_p50"] > 0
+    assert row["encode_ms_p50"] is None
+    assert (Path("runs") / "eval-reacher-001" / "result.json").is_file()
+
+
+def test_people_get_a_table_and_a_progress_bar(capfd: pytest.CaptureFixture) -> None:
+    assert main(["--env", "point_mass", "--policy", "hold", "--episodes", "4", "--protocol", "far"]) == DONE
+    out, err = capfd.readouterr()
+    assert out.splitlines()[0].split()[:3] == ["env", "protocol", "policy"]
+    assert "0 (0 to 49)" in out
+    assert "far hold" in err
+    assert "4/4" in err
+
+
+def test_a_dry_run_checks_and_writes_nothing(capfd: pytest.CaptureFixture) -> None:
+    config = evaluated(capfd, "--env", "reacher", "--policy", "hold", "--goal-look", "default", "--dry-run")
+    assert (config["env"], config["policies"], config["goal_look"]) == ("reacher", ["hold"], "default")
+    assert not list(Path().iterdir())
+
+
+def test_the_list_names_what_exists(capfd: pytest.CaptureFixture) -> None:
+    names = evaluated(capfd, "--list")
+    assert names["protocols"] == ["near", "far"]
+    assert {"planner", "random", "hold", "physics", "rl"} == set(names["policies"])
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--policy", "hold"], "no task was named"),
+        (["--env", "reecher", "--policy", "hold"], "Did you mean 'reacher'"),
+        (["--env", "reacher", "--policy", "hodl"], "Did you mean 'hold'"),
+        (["--env", "reacher", "--policy", "hold", "--protocol", "fra"], "Did you mean 'far'"),
+        (["--env", "reacher", "--policy", "hold", "--planner", "cme"], "Did you mean 'cem'"),
+        (["--env", "reacher", "--policy", ","], "names nothing"),
+        (["--env", "reacher", "--policy", "hold", "--episodes", "0"], "at least 1"),
+        (["--env", "reacher", "--policy", "hold", "batch_size=0"], "batch_size=0 is not allowed"),
+        (["--env", "reacher", "policies=[]"], "at least one each"),
+        (["--env", "reacher", "--policy", "physics", "--planner", "gradient"], "cannot plan with gradients"),
+        (["--env", "reacher", "--policy", "rl", "--rl", "nowhere"], "nowhere"),
+        (["--env", "reacher", "--policy", "planner", "--model", "nowhere"], "nowhere"),
+        (["--env", "reacher", "--policy", "planner", "--goal-size", "7"], "from 16 to 2048"),
+    ],
+)
+def test_wrong_input_is_one_line(argv: list[str], message: str, capfd: pytest.CaptureFixture) -> None:
+    assert main(argv) == WRONG_INPUT
+    out, err = capfd.readouterr()
+    assert (out, len(err.splitlines())) == ("", 1)
+    assert message in err
+    assert not list(Path().iterdir())
+
+
+def test_a_model_of_another_task_is_refused(capfd: pytest.CaptureFixture) -> None:
+    model = untrained("mine", "two_room")
+    assert main(["--env", "reacher", "--model", model, "--policy", "planner", *QUICK]) == WRONG_INPUT
+    assert "the model was trained on 'two_room'" in capfd.readouterr().err
+
+
+def test_a_folder_with_something_in_it_is_left_alone(capfd: pytest.CaptureFixture) -> None:
+    Path("full").mkdir()
+    Path("full/mine.txt").write_text("mine")
+    argv = ["--env", "reacher", "--policy", "hold", "--episodes", "1", "--quiet", "--out", "full"]
+    assert main(argv) == WRONG_INPUT
+    assert "is not empty" in capfd.readouterr().err
+    assert main([*argv, "--overwrite"]) == DONE
+    assert sorted(path.name for path in Path("full").iterdir()) == ["config.yaml", "mine.txt", "result.json"]
