@@ -1,6 +1,7 @@
 """Running trials: what counts as reached and held, and that nobody's outcome depends on the others."""
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from wm_plan import envs
 from wm_plan.envs import DEFAULT_MUJOCO, TaskEnv
 from wm_plan.evaluation import (
     PROTOCOLS,
+    BaselinePolicy,
     HoldPolicy,
     Outcome,
     PlannerPolicy,
@@ -23,6 +25,7 @@ from wm_plan.evaluation import (
 )
 from wm_plan.evaluation.physics import PhysicsPolicy, StateDistance, TruePhysics
 from wm_plan.planners import CEM, MPC, GoalDistance
+from wm_plan.planners.rl import RLPolicy, RLPolicyConfig
 
 
 class ConstantPolicy(HoldPolicy):
@@ -208,3 +211,34 @@ def test_true_physics_reaches_far_goals_whatever_the_batch() -> None:
         alone = run_trials(make_physics(opened[0]), trials, opened[:1], measures_hold=True)
     assert ends(together) == ends(alone)
     assert all(one.reached for one in together)
+
+
+def test_the_baseline_sees_a_goal_at_rest_and_holds_its_actions(
+    tmp_path: Path, point_masses: list[TaskEnv]
+) -> None:
+    torch.manual_seed(0)
+    config = RLPolicyConfig("point_mass", 4, [-1.0, -1.0], [1.0, 1.0], [0.1] * 4, hidden_sizes=[8])
+    trained = RLPolicy(config, metadata={"env_steps": 123})
+    trained.save(tmp_path / "rl")
+    policy = BaselinePolicy(point_masses[0], tmp_path / "rl")
+    assert policy.settings["training"]["env_steps"] == 123
+    trials = draw_trials(point_masses[0], PROTOCOLS["near"], 3, 5)
+    for env, trial in zip(point_masses, trials, strict=True):
+        env.set_state(trial.start)
+    policy.begin(point_masses, trials)
+    first = policy.act(0, point_masses, np.ones(3, bool))
+    resting = [np.append(trial.goal[:2], [0, 0]) for trial in trials]
+    np.testing.assert_allclose(
+        first, trained.act(np.stack([trial.start for trial in trials]), np.stack(resting)), atol=1e-6
+    )
+    for env in point_masses:
+        env.set_state(np.array([0.2, 0.2, 0, 0]))
+    assert [
+        np.array_equal(policy.act(step, point_masses, np.ones(3, bool)), first) for step in (1, 3, 4)
+    ] == [
+        True,
+        True,
+        False,
+    ]
+    with pytest.raises(ValueError, match="was trained on 'point_mass', not on 'reacher'"):
+        BaselinePolicy(envs.make("reacher", render=False), tmp_path / "rl")
