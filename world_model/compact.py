@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from .encoder import Encoder, Frames, load_encoder
@@ -82,10 +82,14 @@ class StateHead(nn.Module):
         deviations = tokens.float() - self.token_mean
         self.token_scale.copy_(1 / deviations.square().mean(dim=(0, 1)).sqrt().clamp(min=1e-3))
 
+    def standardise(self, tokens: Float[Tensor, "*batch token dim"]) -> Float[Tensor, "*batch token dim"]:
+        """Tokens as deviations from what is usual at their place."""
+        return (tokens.float() - self.token_mean) * self.token_scale
+
     def forward(self, tokens: Float[Tensor, "*batch token dim"]) -> Float[Tensor, "*batch latent"]:
         """Latents of frames."""
-        flat = tokens.reshape(-1, *tokens.shape[-2:]).float()
-        reduced = F.gelu(self.reduce((flat - self.token_mean) * self.token_scale))
+        flat = tokens.reshape(-1, *tokens.shape[-2:])
+        reduced = F.gelu(self.reduce(self.standardise(flat)))
         grid = reduced.transpose(1, 2).unflatten(2, (self.grid_size, self.grid_size))
         mixed = F.gelu(self.mix(grid)) + grid
         return self.body(mixed.flatten(1)).reshape(*tokens.shape[:-2], -1)
@@ -301,7 +305,7 @@ class CompactWorldModel(nn.Module):
 
     def reached(
         self, latent: Float[Tensor, "batch latent"], goal: Float[Tensor, "batch latent"]
-    ) -> Float[Tensor, " batch"]:
+    ) -> Bool[Tensor, " batch"]:
         """Whether latents are as near to the goal's as held-out pairs inside the task's tolerance are."""
         return (latent - goal).square().sum(-1) <= self.metadata.reach_threshold
 
