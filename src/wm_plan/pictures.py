@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from .planning import PlanResult
 
-Image = UInt8[np.ndarray, "height width 3"]
+Image = UInt8[np.ndarray, "_ _ 3"]
 
 INK, GREY, BLUE, GREEN = "#1d2433", "#8a93a6", "#2f6fed", "#1a9e6b"
 _VIEW, _MARGIN, _CAPTION, _CURVE = 320, 16, 30, 150

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from wm_plan.envs import TaskEnv
 
-Image = UInt8[np.ndarray, "height width 3"]
+Image = UInt8[np.ndarray, "_ _ 3"]
 State = Float64[np.ndarray, " state"]
 
 HELD_STEPS = 10
