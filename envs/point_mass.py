@@ -27,7 +27,7 @@ class PointMassEnv(TaskEnv):
     """
 
     name: ClassVar[str] = "point_mass"
-    frame_skip: ClassVar[int] = 4
+    frame_skip: ClassVar[int] = 5
     tolerance: ClassVar[float] = 0.02
     tolerance_text: ClassVar[str] = "2 cm"
     far_budget: ClassVar[int] = 400
