@@ -5,12 +5,15 @@ The loop below is all that a robot needs: a camera frame in, a command out. Repl
 python examples/02_embed_the_controller.py
 """
 
+import torch
+
 import wm_plan
 
 NUM_STEPS = 120
 
 
 def main() -> float:
+    torch.set_num_threads(1)  # often the fastest on small machines: wm-doctor measures
     env = wm_plan.make_env("reacher")
     controller = wm_plan.load("reacher", overrides=["planner.num_samples=128"])
 
