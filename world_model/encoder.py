@@ -50,7 +50,9 @@ class Encoder(Protocol):
         """Frames of any size as pixel values of the encoder's own."""
         ...
 
-    def __call__(self, pixel_values: Float[Tensor, "batch time 3 height width"]) -> Float[Tensor, "batch token dim"]:
+    def __call__(
+        self, pixel_values: Float[Tensor, "batch time 3 height width"]
+    ) -> Float[Tensor, "batch token dim"]:
         """Tokens of clips, in the order (time, row, column); a lone frame is a still clip."""
         ...
 
@@ -62,10 +64,12 @@ class JEPAEncoder(nn.Module):
     """
 
     def __init__(self, config: ViTConfig, feature_layers: tuple[int, ...], name: str = "jepa") -> None:
-        """Build with random weights; `load` and `from_teacher` put trained ones in."""
+        """Build with random weights; `load` puts trained ones in."""
         super().__init__()
         if not feature_layers or min(feature_layers) < 0 or max(feature_layers) > config.depth:
-            raise ValueError(f"feature_layers are {feature_layers}; the encoder's layers are 0 to {config.depth}")
+            raise ValueError(
+                f"feature_layers are {feature_layers}; the encoder's layers are 0 to {config.depth}"
+            )
         self.name = name
         self.config = config
         self.feature_layers = tuple(feature_layers)
@@ -154,7 +158,12 @@ class JEPAEncoder(nn.Module):
         return encoder
 
     def _settings(self) -> dict[str, Any]:
-        preprocessing = {"crop": "centre square", "resize": "bilinear antialiased", "mean": _MEAN, "std": _STD}
+        preprocessing = {
+            "crop": "centre square",
+            "resize": "bilinear antialiased",
+            "mean": _MEAN,
+            "std": _STD,
+        }
         return {
             "vit": asdict(self.config),
             "feature_layers": list(self.feature_layers),
@@ -177,7 +186,11 @@ def square_frames(
     if side == image_size:
         return pixels
     flat = F.interpolate(
-        pixels.flatten(0, 1), size=(image_size, image_size), mode="bilinear", antialias=True, align_corners=False
+        pixels.flatten(0, 1),
+        size=(image_size, image_size),
+        mode="bilinear",
+        antialias=True,
+        align_corners=False,
     )
     return rearrange(flat, "(b t) c h w -> b t c h w", b=len(tensor))
 
@@ -191,8 +204,8 @@ def load_encoder(name_or_path: str | Path, *, device: str = "cpu") -> JEPAEncode
     """Load a frozen encoder.
 
     Args:
-        name_or_path: "small", the one in the package; "random", the same with untrained weights, to compare with;
-            or a folder that `wm-pretrain` wrote.
+        name_or_path: "small", the one in the package; "random", the same with untrained weights, to compare
+            with; or a folder that `wm-pretrain` wrote.
         device: where it computes.
 
     Raises:
@@ -211,4 +224,7 @@ def load_encoder(name_or_path: str | Path, *, device: str = "cpu") -> JEPAEncode
         raise ValueError(
             f"Unknown encoder {name!r}.{hint} Give a folder or one of: {', '.join(encoder_names())}"
         )
-    return JEPAEncoder.load(folder).to(device)
+    encoder = JEPAEncoder.load(folder).to(device)
+    if name in _SHIPPED:
+        encoder.name = name
+    return encoder

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -24,8 +23,8 @@ class JEPAConfig:
         predictor_width: token width of the predictor.
         predictor_depth: its transformer blocks.
         predictor_heads: attention heads a block.
-        target_layers: encoder blocks whose outputs are predicted, counted from 1; several keep low-level detail
-            (position to a fraction of a patch) in the latents, which the last block alone lets go.
+        target_layers: encoder blocks whose outputs are predicted, counted from 1; several keep low-level
+            detail (position to a fraction of a patch) in the latents, which the last block alone lets go.
         masks: kinds of mask; each clip is masked once by each.
         saliency: 0 draws mask centres uniformly over the frame; 1 in proportion to how much a patch varies in
             space and time; between, a mixture.
@@ -34,9 +33,24 @@ class JEPAConfig:
     predictor_width: int = 96
     predictor_depth: int = 3
     predictor_heads: int = 3
-    target_layers: Sequence[int] = (2, 6)
-    masks: Sequence[MaskConfig] = field(default_factory=lambda: [SHORT_RANGE, LONG_RANGE])
+    target_layers: list[int] = field(default_factory=lambda: [2, 6])
+    masks: list[MaskConfig] = field(default_factory=lambda: [replace(SHORT_RANGE), replace(LONG_RANGE)])
     saliency: float = 0.7
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no predictor."""
+        for name in ("predictor_width", "predictor_depth", "predictor_heads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.predictor_width % self.predictor_heads:
+            raise ValueError(
+                f"predictor_width {self.predictor_width} is no multiple of "
+                f"predictor_heads {self.predictor_heads}"
+            )
+        if not self.masks:
+            raise ValueError("masks must name at least one kind of mask")
+        if not 0 <= self.saliency <= 1:
+            raise ValueError(f"saliency must be from 0 to 1, got {self.saliency}")
 
 
 class MaskedPredictor(nn.Module):
@@ -49,7 +63,9 @@ class MaskedPredictor(nn.Module):
         self.embed = nn.Linear(encoder.width, width)
         self.mask_token = nn.Parameter(torch.zeros(width))
         self.position = nn.Linear(encoder.width, width, bias=False)
-        self.blocks = nn.ModuleList(Block(width, config.predictor_heads) for _ in range(config.predictor_depth))
+        self.blocks = nn.ModuleList(
+            Block(width, config.predictor_heads) for _ in range(config.predictor_depth)
+        )
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.out = nn.Linear(width, target_width)
         self.apply(init_linear)
@@ -80,7 +96,7 @@ class JEPA(nn.Module):
     def __init__(self, encoder: ViTConfig, config: JEPAConfig) -> None:
         """Build with random weights; the teacher starts as a copy of the encoder."""
         super().__init__()
-        layers = tuple(config.target_layers)
+        layers = config.target_layers
         if not layers or min(layers) < 1 or max(layers) > encoder.depth:
             raise ValueError(f"target_layers are {layers}; the encoder's blocks are 1 to {encoder.depth}")
         self.config = config
@@ -106,12 +122,14 @@ class JEPA(nn.Module):
         """L1 between predicted and teacher latents at the hidden places, averaged over the masks."""
         size = self.encoder.config
         targets = self.targets(pixel_values)
-        centres = self._centres(pixel_values)
+        centres = self._centres(pixel_values).cpu()  # masks are drawn on the CPU, alike for every device
         losses = []
         for mask in self.config.masks:
             hidden = block_mask(mask, size.grid_size, centres, generator).flatten(1)
             num_tubelets = pixel_values.shape[1] // size.tubelet_size
-            visible, target = split_tokens(hidden, num_tubelets, mask, generator)
+            visible, target = (
+                index.to(targets.device) for index in split_tokens(hidden, num_tubelets, mask, generator)
+            )
             context = self.encoder(pixel_values, visible)
             predicted = self.predictor(context, self.encoder.positions, visible, target)
             losses.append(F.l1_loss(predicted.float(), gather_tokens(targets, target).float()))
@@ -122,7 +140,9 @@ class JEPA(nn.Module):
         """Move the teacher towards the encoder: teacher <- momentum * teacher + (1 - momentum) * encoder."""
         torch._foreach_lerp_(list(self.teacher.parameters()), list(self.encoder.parameters()), 1 - momentum)
 
-    def _centres(self, pixel_values: Float[Tensor, "batch frame 3 height width"]) -> Float[Tensor, "batch cell"]:
+    def _centres(
+        self, pixel_values: Float[Tensor, "batch frame 3 height width"]
+    ) -> Float[Tensor, "batch cell"]:
         """How likely each patch is the centre of a masked block."""
         size = self.encoder.config
         patches = rearrange(

@@ -26,6 +26,16 @@ class MaskConfig:
     min_aspect: float = 0.75
     min_visible: float = 0.1
 
+    def __post_init__(self) -> None:
+        """Refuse what makes no mask."""
+        if self.num_blocks < 1:
+            raise ValueError(f"num_blocks must be at least 1, got {self.num_blocks}")
+        for name in ("block_scale", "min_aspect"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be above 0 and at most 1, got {getattr(self, name)}")
+        if not 0 < self.min_visible < 1:
+            raise ValueError(f"min_visible must be between 0 and 1, got {self.min_visible}")
+
 
 SHORT_RANGE = MaskConfig(num_blocks=8, block_scale=0.15)
 LONG_RANGE = MaskConfig(num_blocks=2, block_scale=0.7)
@@ -45,8 +55,8 @@ def block_mask(
         centres: how likely each patch of the flattened grid is a block's centre; need not sum to one.
         generator: source of all randomness.
 
-    Source: V-JEPA, arXiv:2404.08471, section 3.2. There centres are uniform; here the caller weighs them, since
-    in frames of a robot most patches never change and predicting them teaches nothing.
+    Source: V-JEPA, arXiv:2404.08471, section 3.2. There centres are uniform; here the caller weighs them,
+    since in frames of a robot most patches never change and predicting them teaches nothing.
     """
     batch = len(centres)
     shape = (batch, config.num_blocks)

@@ -6,6 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+_COLLAPSED = 0.25
+"""Fraction of the spread at the start of training below which latents are said to collapse."""
+
 
 def mean_std(latents: Float[Tensor, "sample dim"]) -> float:
     """Mean over dimensions of the standard deviation over samples; 0 is complete collapse."""
@@ -17,7 +20,23 @@ def effective_rank(latents: Float[Tensor, "sample dim"]) -> float:
 
     Source: Roy & Vetterli, "The effective rank", EUSIPCO 2007, on the covariance's eigenvalues.
     """
-    centred = (latents - latents.mean(dim=0)).double()
+    centred = (latents - latents.mean(dim=0)).cpu().double()
     spectrum = torch.linalg.eigvalsh(centred.T @ centred).clamp(min=0)
     share = spectrum / spectrum.sum().clamp(min=1e-30)
     return float(torch.exp(-(share * share.clamp(min=1e-30).log()).sum()))
+
+
+def collapse_warning(start: dict[str, float], now: dict[str, float]) -> str | None:
+    """One line if latents have lost most of their spread since the start of training, else None.
+
+    Args:
+        start: `std` and `effective_rank` before the first step.
+        now: the same, later.
+    """
+    fallen = []
+    for name, floor in (("std", 0.0), ("effective_rank", 1.0)):
+        if not now[name] - floor >= _COLLAPSED * (start[name] - floor):
+            fallen.append(f"{name.replace('_', ' ')} fell from {start[name]:.3g} to {now[name]:.3g}")
+    if not fallen:
+        return None
+    return f"the latents collapse: {' and '.join(fallen)}; try a lower learning_rate or a higher momentum"

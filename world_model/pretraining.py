@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from .encoder import JEPAEncoder
@@ -19,6 +20,7 @@ from .store import TrajectoryStore
 from .training_state import (
     Progress,
     append_metrics,
+    check_same_settings,
     drop_metrics_after,
     load_state,
     no_progress,
@@ -27,8 +29,10 @@ from .training_state import (
 )
 from .vit import ViTConfig
 
-_COLUMNS = ("pixels", "pixels_varied")
 _MONITORED_CLIPS = 64
+
+_Clips = UInt8[np.ndarray, "clip frame height width 3"]
+_PixelValues = Float[Tensor, "clip frame 3 size size"]
 
 
 @dataclass
@@ -54,7 +58,7 @@ class PretrainConfig:
 
     encoder: ViTConfig = field(default_factory=ViTConfig)
     jepa: JEPAConfig = field(default_factory=JEPAConfig)
-    feature_layers: Sequence[int] = (2, 4)
+    feature_layers: list[int] = field(default_factory=lambda: [2, 4])
     num_steps: int = 2000
     batch_size: int = 32
     clip_frames: int = 4
@@ -77,45 +81,68 @@ class PretrainConfig:
                 f"clip_frames must be a multiple of {self.encoder.tubelet_size} "
                 f"up to {self.encoder.num_frames}, got {self.clip_frames}"
             )
+        for name in ("still_rate", "varied_rate", "momentum"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be from 0 to 1, got {getattr(self, name)}")
+        if not self.learning_rate > 0 or not self.weight_decay >= 0:
+            raise ValueError(
+                "learning_rate must be above 0 and weight_decay at least 0, "
+                f"got {self.learning_rate} and {self.weight_decay}"
+            )
+        for name, layers, first in (
+            ("feature_layers", self.feature_layers, 0),
+            ("jepa.target_layers", self.jepa.target_layers, 1),
+        ):
+            if not layers or min(layers) < first or max(layers) > self.encoder.depth:
+                raise ValueError(
+                    f"{name} must be numbers from {first} to {self.encoder.depth} (encoder.depth), "
+                    f"got {layers}"
+                )
 
 
 class ClipSampler:
     """Draws clips of consecutive frames, from each source equally often, in plain and in varied looks."""
 
-    def __init__(self, store: TrajectoryStore, config: PretrainConfig) -> None:
+    def __init__(
+        self,
+        store: TrajectoryStore,
+        config: PretrainConfig,
+        preprocess: Callable[[_Clips], _PixelValues],
+    ) -> None:
         """Look up where clips may start.
 
         Raises:
-            ValueError: no source has the column `pixels`, or no episode is long enough.
+            ValueError: a source lacks the column `pixels`, or none of its episodes is long enough.
         """
-        self._store, self._config = store, config
-        self._windows = [
-            store.windows(config.clip_frames, 0, episodes=np.flatnonzero(store.sources == source))
-            for source in range(len(store.paths))
-        ]
-        store.rows_with("pixels")
-        has_varied = store.rows_with("pixels_varied") if "pixels_varied" in store.columns else None
-        self._varied = [
-            has_varied is not None and bool(has_varied[store.offsets[store.sources == source]].all())
-            for source in range(len(store.paths))
-        ]
+        self._store, self._config, self._preprocess = store, config, preprocess
+        has_pixels = store.rows_with("pixels")
+        has_varied = store.rows_with("pixels_varied") if config.varied_rate > 0 and _varied(store) else None
+        self._windows, self._varied = [], []
+        for source, path in enumerate(store.paths):
+            episodes = np.flatnonzero(store.sources == source)
+            first = store.offsets[episodes]
+            if not has_pixels[first].all():
+                raise ValueError(f"{path} has no column 'pixels'; pretraining needs frames")
+            self._windows.append(store.windows(config.clip_frames, 0, episodes=episodes))
+            self._varied.append(has_varied is not None and bool(has_varied[first].all()))
         self._periods = [recipe.get("look_period") or 1 for recipe in store.recipes]
 
-    def draw(self, num_clips: int, rng: np.random.Generator) -> UInt8[np.ndarray, "clip frame height width 3"]:
-        """Draw clips independently."""
-        clips: list[np.ndarray | None] = [None] * num_clips
+    def draw(self, num_clips: int, rng: np.random.Generator) -> _PixelValues:
+        """Draw clips independently; sources may have frames of different sizes."""
         sources = rng.integers(len(self._windows), size=num_clips)
         varied = rng.random(num_clips) < self._config.varied_rate
+        clips: list[Tensor] = []
+        order: list[np.ndarray] = []
         for source in np.unique(sources):
-            for column in _COLUMNS:
-                chosen = np.flatnonzero((sources == source) & (varied == (column == "pixels_varied")))
+            for wanted in (False, True):
+                chosen = np.flatnonzero((sources == source) & (varied == wanted))
                 if len(chosen) == 0:
                     continue
-                in_column = column if column == "pixels" or self._varied[source] else "pixels"
-                rows = self._rows(source, len(chosen), in_column, rng)
-                for index, clip in zip(chosen, self._store.read_windows(in_column, rows), strict=True):
-                    clips[index] = clip
-        return np.stack([clip for clip in clips if clip is not None])
+                column = "pixels_varied" if wanted and self._varied[source] else "pixels"
+                rows = self._rows(source, len(chosen), column, rng)
+                clips.append(self._preprocess(self._store.read_windows(column, rows)))
+                order.append(chosen)
+        return torch.cat(clips)[torch.from_numpy(np.argsort(np.concatenate(order)))]
 
     def _rows(
         self, source: int, num_clips: int, column: str, rng: np.random.Generator
@@ -132,73 +159,112 @@ class ClipSampler:
         return np.where(still[:, None], rows[:, :1], rows)
 
 
+def _varied(store: TrajectoryStore) -> bool:
+    """Whether any source has frames in varied looks."""
+    try:
+        store.rows_with("pixels_varied")
+    except ValueError:
+        return False
+    return True
+
+
 def pretrain(
     store: TrajectoryStore,
     out: Path,
     config: PretrainConfig,
     *,
     resume: bool = False,
-    device: str = "cpu",
+    device: torch.device | str = "cpu",
     progress: Progress = no_progress,
 ) -> JEPAEncoder:
     """Train an encoder and write it, its metrics and its training state into `out`.
 
-    A stopped run resumes to the same weights as an uninterrupted one.
+    A stopped run resumes to the same weights and metrics as an uninterrupted one, on a device whose
+    arithmetic repeats itself, as the CPU's does.
+
+    Args:
+        store: the logs; of one task or several, in frames of any size.
+        out: the run's folder.
+        config: sizes, masks, steps.
+        resume: go on from `out`'s last checkpoint.
+        device: where to train.
+        progress: told after every step; the metrics are those of the last line logged: mean loss since the
+            one before, and the teacher's `std` and `effective_rank`.
 
     Returns:
         The teacher, frozen; also saved in `out`.
+
+    Raises:
+        ValueError: the data has no frames or too short episodes, or `out` holds another run.
     """
+    began = time.monotonic()
     torch.manual_seed(config.seed)
     model = JEPA(config.encoder, config.jepa).to(device)
     optimizer = torch.optim.AdamW(_decay_groups(model, config.weight_decay), lr=config.learning_rate)
+    frozen = JEPAEncoder(config.encoder, tuple(config.feature_layers), out.name).to(device)
+    clips = ClipSampler(store, config, frozen.preprocess)
+    monitored = clips.draw(_MONITORED_CLIPS, np.random.default_rng([config.seed, 1]))
+    settings = {**asdict(config), "data": store.fingerprint}
+    start, seconds, total_loss = 0, 0.0, 0.0
     out.mkdir(parents=True, exist_ok=True)
-    start = 0
     if resume:
         state = load_state(out)
-        if state["config"] != repr(config):
-            raise ValueError(f"{str(out)!r} was trained with another config; resume with the same one")
+        check_same_settings(out, settings, state["settings"])
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-        start = state["step"]
+        start, seconds = state["step"], state["seconds"]
+        total_loss, metrics = state["total_loss"], state["metrics"]
         drop_metrics_after(out, start)
-    clips = ClipSampler(store, config)
-    frozen = JEPAEncoder(config.encoder, tuple(config.feature_layers), out.name).to(device)
-    monitored = frozen.preprocess(clips.draw(_MONITORED_CLIPS, np.random.default_rng([config.seed, 1])))
-    running = 0.0
+    else:
+        metrics = _spread(model, monitored)
+        append_metrics(out, {"step": 0, **metrics})
+    progress(start, config.num_steps, metrics)
     for step in range(start, config.num_steps):
         rng = np.random.default_rng([config.seed, 0, step])
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        pixel_values = frozen.preprocess(clips.draw(config.batch_size, rng))
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * warmup_cosine(step, config.num_steps)
-        loss = model(pixel_values, generator)
+        loss = model(clips.draw(config.batch_size, rng), generator)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         rise = 0.5 * (1 + math.cos(math.pi * step / config.num_steps))
         model.update_teacher(1 - (1 - config.momentum) * rise)
-        running += loss.item()
-        if (step + 1) % config.log_every == 0 or step + 1 == config.num_steps:
-            metrics = {"loss": running / ((step % config.log_every) + 1), **_spread(model, monitored)}
-            running = 0.0
-            append_metrics(out, {"step": step + 1, **metrics})
-            progress(step + 1, config.num_steps, metrics)
-        if (step + 1) % config.save_every == 0 or step + 1 == config.num_steps:
-            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
-            save_state(out, {**state, "config": repr(config)})
+        total_loss += loss.item()
+        done = step + 1
+        if done % config.log_every == 0 or done == config.num_steps:
+            metrics = {"loss": total_loss / (step % config.log_every + 1), **_spread(model, monitored)}
+            total_loss = 0.0
+            append_metrics(out, {"step": done, **metrics})
+        if done % config.save_every == 0 or done == config.num_steps:
+            save_state(
+                out,
+                {
+                    "model": model.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "step": done,
+                    "seconds": seconds + time.monotonic() - began,
+                    "total_loss": total_loss,
+                    "metrics": metrics,
+                    "settings": settings,
+                },
+            )
+        progress(done, config.num_steps, metrics)
     frozen.vit.load_state_dict(model.teacher.state_dict())
     frozen.training_record = {
         "config": asdict(config),
-        "data": [recipe for recipe in store.recipes],
+        "data": list(store.recipes),
         "data_fingerprint": store.fingerprint,
+        "seconds": round(seconds + time.monotonic() - began, 1),
+        "metrics": metrics,
     }
     frozen.save(out)
     return frozen
 
 
 @torch.no_grad()
-def _spread(model: JEPA, pixel_values: Tensor) -> dict[str, float]:
+def _spread(model: JEPA, pixel_values: _PixelValues) -> dict[str, float]:
     """Collapse monitors of the teacher's last layer, over the tokens of held clips."""
     tokens = model.teacher(pixel_values)
     deviations = (tokens - tokens.mean(dim=0)).flatten(0, 1)

@@ -46,7 +46,9 @@ class ViTConfig:
                 f"try {self.image_size // self.patch_size * self.patch_size or self.patch_size}"
             )
         if self.num_frames % self.tubelet_size:
-            raise ValueError(f"num_frames {self.num_frames} is no multiple of tubelet_size {self.tubelet_size}")
+            raise ValueError(
+                f"num_frames {self.num_frames} is no multiple of tubelet_size {self.tubelet_size}"
+            )
         if self.width % self.num_heads or self.width % 2:
             raise ValueError(f"width {self.width} must be even and a multiple of num_heads {self.num_heads}")
 
@@ -137,7 +139,9 @@ class VideoViT(nn.Module):
         self.norm = nn.LayerNorm(config.width, eps=1e-6)
         self.apply(init_linear)
 
-    def embed(self, pixel_values: Float[Tensor, "batch frame 3 height width"]) -> Float[Tensor, "batch token dim"]:
+    def embed(
+        self, pixel_values: Float[Tensor, "batch frame 3 height width"]
+    ) -> Float[Tensor, "batch token dim"]:
         """Patches with their position codes, before any block; token order is (time, row, column)."""
         patches = self.patch_embed(pixel_values.transpose(1, 2))
         tokens = rearrange(patches, "b d t h w -> b (t h w) d")

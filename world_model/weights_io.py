@@ -1,17 +1,15 @@
-"""Folders that hold a model: `config.json` beside `model.safetensors`, written atomically, never unpickled."""
+"""Folders that hold a model: `config.json` beside `model.safetensors`, never pickled, written atomically."""
 
 from __future__ import annotations
 
 import json
-import os
-import secrets
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from .manifest import write_atomically
@@ -22,7 +20,7 @@ VERSION = 1
 
 
 def save_folder(folder: Path, kind: str, config: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-    """Write `tensors` and `config` into `folder`; a reader sees the old pair or the new one.
+    """Write `tensors` and `config` into `folder`, each file at once: a stop leaves no half of one.
 
     Args:
         kind: what the folder holds, such as "encoder"; checked on loading.
@@ -32,12 +30,8 @@ def save_folder(folder: Path, kind: str, config: dict[str, Any], tensors: dict[s
     folder.mkdir(parents=True, exist_ok=True)
     version = metadata.version("wm-plan")
     data = {"format": f"wm-plan-{kind}", "version": VERSION, "library_version": version, **config}
-    partial = folder / f".{WEIGHTS_NAME}.{secrets.token_hex(4)}"
-    try:
-        save_file({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, partial)
-        os.replace(partial, folder / WEIGHTS_NAME)
-    finally:
-        partial.unlink(missing_ok=True)
+    weights = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    write_atomically(folder / WEIGHTS_NAME, weights)
     write_atomically(folder / CONFIG_NAME, json.dumps(data, indent=1, allow_nan=False) + "\n")
 
 
@@ -61,7 +55,8 @@ def load_folder(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tens
         raise ValueError(f"{str(folder)!r} holds no {kind}: its format is {found!r}, not 'wm-plan-{kind}'")
     if config.get("version") != VERSION:
         raise ValueError(
-            f"{str(path)!r} has version {config.get('version')!r}; this release reads {VERSION}: update wm-plan"
+            f"{str(path)!r} has version {config.get('version')!r}; this release reads {VERSION}: "
+            "update wm-plan"
         )
     weights = folder / WEIGHTS_NAME
     try:
