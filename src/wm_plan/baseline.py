@@ -66,12 +66,12 @@ class BaselineConfig:
     """
 
     env: str
-    num_steps: int = 60_000
+    num_steps: int = 100_000
     seed: int = 0
     action_repeat: int | None = None
     hidden_sizes: Sequence[int] = (256, 256)
     learning_rate: float = 1e-3
-    discount: float = 0.98
+    discount: float = 0.95
     batch_size: int = 256
     num_hindsight_goals: int = 4
     buffer_size: int = 100_000

@@ -1,7 +1,12 @@
 """`wm-baseline` and the training behind it: what it makes, how it resumes, what it refuses."""
 
 import json
+import os
 import pickle
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +24,7 @@ from wm_plan.baseline import (
 )
 from wm_plan.commands.baseline import main
 from wm_plan.envs import make
-from wm_plan.planners.rl import RLPolicy, RLPolicyConfig, load_policy
+from wm_plan.planners.rl import SHIPPED_POLICIES, RLPolicy, RLPolicyConfig, load_policy
 
 EPISODE = 200
 """Env steps of an episode of reacher."""
@@ -203,7 +208,7 @@ def test_wrong_input_is_one_line(
 def test_a_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["--env", "point_mass", "--out", str(tmp_path / "rl"), "--dry-run", "--json"]) == 0
     settings = json.loads(capsys.readouterr().out)
-    assert (settings["env"], settings["num_steps"]) == ("point_mass", 60_000)
+    assert (settings["env"], settings["num_steps"]) == ("point_mass", 100_000)
     assert not list(tmp_path.iterdir())
 
 
@@ -211,3 +216,51 @@ def test_the_list_names_tasks_and_shipped_policies(capsys: pytest.CaptureFixture
     assert main(["--list", "--json"]) == 0
     names = json.loads(capsys.readouterr().out)
     assert "two_room" in names["envs"]
+    assert "reacher" in names["shipped"]
+
+
+def test_the_shipped_policy_reaches_far_goals_and_stays() -> None:
+    policy = load_policy("reacher")
+    assert min(far_success(policy, 20, seed=1)) >= 0.9
+    assert policy.metadata["command"].startswith("wm-baseline --env reacher --steps ")
+    assert policy.metadata["env_steps"] == 100_000
+    weights = SHIPPED_POLICIES / "rl_reacher" / "model.safetensors"
+    assert weights.stat().st_size < 2**20
+
+
+@pytest.mark.slow
+def test_ctrl_c_keeps_the_last_checkpoint_and_says_how_to_go_on(tmp_path: Path) -> None:
+    out = tmp_path / "rl"
+    script = "import sys; from wm_plan.commands.baseline import main; sys.exit(main())"
+    argv = [
+        sys.executable,
+        "-c",
+        script,
+        "--env",
+        "reacher",
+        "--steps",
+        "100000",
+        "--out",
+        str(out),
+        "--quiet",
+    ]
+    process = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 300
+    while not (out / "training.safetensors").is_file():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.splitlines() == [
+        f"warning: stopped; a checkpoint is kept in {out}. Go on with: the same command and --resume"
+    ]
+    assert main([*argv, "--resume", "--dry-run"]) == 0
+    assert load_policy(out).metadata["env_steps"] == 4000
+    assert sorted(path.suffix for path in out.iterdir()) == [
+        ".json",
+        ".jsonl",
+        ".safetensors",
+        ".safetensors",
+    ]

@@ -116,7 +116,7 @@ def test_a_kept_policy_acts_as_before(tmp_path: Path) -> None:
 
 
 def test_an_unknown_policy_names_what_there_is(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no RL policy 'reachr'"):
+    with pytest.raises(ValueError, match=r"no RL policy 'reachr'. Did you mean 'reacher'\? .*wm-baseline"):
         load_policy("reachr")
     with pytest.raises(ValueError, match="it has no config.json"):
         load_policy(tmp_path)

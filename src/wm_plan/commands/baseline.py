@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this command."""
     parser.add_argument(
-        "--steps", type=positive_int, default=60_000, metavar="N", help="env steps in all (60000)"
+        "--steps", type=positive_int, default=100_000, metavar="N", help="env steps in all (100000)"
     )
     parser.add_argument("--dry-run", action="store_true", help="check all input, print the settings, stop")
 
@@ -144,8 +144,8 @@ COMMAND = Command(
     add_flags=add_flags,
     flags=("env", "seed", "out", "resume", "device", "list"),
     examples=(
-        "wm-baseline --env reacher --steps 60000 --out runs/reacher-rl",
-        "wm-baseline --env reacher --steps 80000 --out runs/reacher-rl --resume",
+        "wm-baseline --env reacher --steps 100000 --out runs/reacher-rl",
+        "wm-baseline --env reacher --steps 150000 --out runs/reacher-rl --resume",
     ),
 )
 main = COMMAND.main
