@@ -232,19 +232,9 @@ def test_the_shipped_policy_reaches_far_goals_and_stays() -> None:
 def test_ctrl_c_keeps_the_last_checkpoint_and_says_how_to_go_on(tmp_path: Path) -> None:
     out = tmp_path / "rl"
     script = "import sys; from wm_plan.commands.baseline import main; sys.exit(main())"
-    argv = [
-        sys.executable,
-        "-c",
-        script,
-        "--env",
-        "reacher",
-        "--steps",
-        "100000",
-        "--out",
-        str(out),
-        "--quiet",
-    ]
-    process = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    argv = ["--env", "reacher", "--out", str(out), "--quiet"]
+    command = [sys.executable, "-c", script, *argv]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     deadline = time.monotonic() + 300
     while not (out / "training.safetensors").is_file():
         assert process.poll() is None, process.communicate()[1]
