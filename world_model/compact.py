@@ -34,7 +34,7 @@ class CompactConfig:
         distance_width: hidden width of the temporal-distance head.
     """
 
-    latent_dim: int = 32
+    latent_dim: int = 16
     token_dim: int = 32
     head_width: int = 512
     history: int = 3
@@ -62,6 +62,8 @@ class StateHead(nn.Module):
         self.grid_size = grid_size
         self.register_buffer("token_mean", torch.zeros(grid_size**2, token_width))
         self.register_buffer("token_scale", torch.ones(token_width))
+        self.register_buffer("latent_mean", torch.zeros(config.latent_dim))
+        self.register_buffer("latent_scale", torch.ones(()))
         dim, width = config.token_dim, config.head_width
         self.reduce = nn.Linear(token_width, dim)
         self.mix = nn.Conv2d(dim, dim, 3, padding=1)
@@ -82,6 +84,12 @@ class StateHead(nn.Module):
         deviations = tokens.float() - self.token_mean
         self.token_scale.copy_(1 / deviations.square().mean(dim=(0, 1)).sqrt().clamp(min=1e-3))
 
+    @torch.no_grad()
+    def fit_scale(self, latents: Float[Tensor, "sample latent"]) -> None:
+        """Shift and scale (all dimensions alike) so that these latents have mean 0 and a mean variance of 1."""
+        self.latent_mean.add_(latents.mean(dim=0) / self.latent_scale)
+        self.latent_scale.div_(latents.var(dim=0).mean().sqrt().clamp(min=1e-6))
+
     def standardise(self, tokens: Float[Tensor, "*batch token dim"]) -> Float[Tensor, "*batch token dim"]:
         """Tokens as deviations from what is usual at their place."""
         return (tokens.float() - self.token_mean) * self.token_scale
@@ -92,7 +100,8 @@ class StateHead(nn.Module):
         reduced = F.gelu(self.reduce(self.standardise(flat)))
         grid = reduced.transpose(1, 2).unflatten(2, (self.grid_size, self.grid_size))
         mixed = F.gelu(self.mix(grid)) + grid
-        return self.body(mixed.flatten(1)).reshape(*tokens.shape[:-2], -1)
+        latents = (self.body(mixed.flatten(1)) - self.latent_mean) * self.latent_scale
+        return latents.reshape(*tokens.shape[:-2], -1)
 
 
 def frame_signature(tokens: Float[Tensor, "batch token dim"]) -> Float[Tensor, "batch two_dim"]:
@@ -345,7 +354,9 @@ class CompactWorldModel(nn.Module):
         save_folder(folder, "world-model", config, tensors)
 
     @classmethod
-    def load(cls, folder: str | Path, *, device: str = "cpu", encoder: Encoder | None = None) -> CompactWorldModel:
+    def load(
+        cls, folder: str | Path, *, device: str = "cpu", encoder: Encoder | None = None
+    ) -> CompactWorldModel:
         """Read what `save` wrote.
 
         Args:
@@ -370,7 +381,9 @@ class CompactWorldModel(nn.Module):
             raise ValueError(f"{str(folder)!r} was trained over another encoder than {encoder.name!r}")
         model = cls(encoder, sizes, metadata)
         own = {name: t for name, t in model.state_dict().items() if not name.startswith("encoder.")}
-        load_weights(model, {**{k: v for k, v in model.state_dict().items() if k not in own}, **tensors}, folder)
+        load_weights(
+            model, {**{k: v for k, v in model.state_dict().items() if k not in own}, **tensors}, folder
+        )
         return model.to(device).eval().requires_grad_(False)
 
 

@@ -32,7 +32,7 @@ class DistanceConfig:
     """
 
     num_steps: int = 6000
-    batch_size: int = 1024
+    batch_size: int = 512
     learning_rate: float = 1e-3
     expectile: float = 0.15
     hindsight_rate: float = 0.5
@@ -59,7 +59,9 @@ def train_distance(
 
     A transition that arrives at its goal costs one step; a hindsight goal k steps ahead costs at most k.
     """
-    triples = store.windows(3, 0, episodes=episodes).rows(np.arange(len(store.windows(3, 0, episodes=episodes))))
+    triples = store.windows(3, 0, episodes=episodes).rows(
+        np.arange(len(store.windows(3, 0, episodes=episodes)))
+    )
     episode_of = np.searchsorted(store.offsets, triples[:, 0], side="right") - 1
     last_row = store.offsets[episode_of] + store.lengths[episode_of] - 1
     rows_in_training = np.concatenate([np.arange(store.num_rows)[store.episode_rows(e)] for e in episodes])
