@@ -2,18 +2,21 @@
 
 Three stages, each on what the one before leaves fixed:
 
-1. state head and predictor together, from cached tokens: multi-step rollout error, an anti-collapse term, inverse
-   dynamics, and agreement between the same frame in two looks;
-2. the predictor alone on the now fixed latents, with longer rollouts (a step costs a hundredth of the first stage's);
+1. the state head, with a predictor of its own, from cached tokens: imagined latents must be nearer to the latent that
+   really follows than to any other in the batch (which also keeps latents from collapsing, and resolves everything
+   that tells frames apart), inverse dynamics, the tokens told from the latent, agreement of a frame in two looks;
+2. the predictor, anew, on the now fixed and scaled latents: squared error over longer rollouts, at a hundredth of the
+   first stage's cost a step;
 3. the temporal distance, on the same latents.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +25,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from .calibration import Reached, calibrate
-from .compact import CompactConfig, CompactWorldModel, ModelMetadata, frame_signature
+from .compact import (
+    CompactConfig,
+    CompactPredictor,
+    CompactWorldModel,
+    ModelMetadata,
+    frame_signature,
+)
 from .encoder import Encoder
 from .latent_cache import cached_latents
 from .losses import sigreg
@@ -57,6 +66,8 @@ class TrainConfig:
         weight_decay: AdamW's.
         sigreg_weight: of the anti-collapse term.
         inverse_weight: of inverse dynamics.
+        token_weight: of telling the frame's tokens from its latent.
+        token_frames: frames a step for which that is asked.
         look_weight: of the squared difference between the latents of a frame in two looks.
         look_frames: frames a step that are seen in both looks.
         held_out: fraction of episodes kept for validation.
@@ -67,18 +78,20 @@ class TrainConfig:
 
     model: CompactConfig = field(default_factory=CompactConfig)
     distance: DistanceConfig = field(default_factory=DistanceConfig)
-    num_steps: int = 2000
+    num_steps: int = 1200
     num_predictor_steps: int = 4000
     batch_size: int = 64
-    predictor_batch_size: int = 512
+    predictor_batch_size: int = 256
     rollout_steps: int = 5
-    predictor_rollout_steps: int = 10
+    predictor_rollout_steps: int = 8
     learning_rate: float = 1e-3
     weight_decay: float = 0.02
-    sigreg_weight: float = 1.0
-    inverse_weight: float = 0.3
-    look_weight: float = 0.3
-    look_frames: int = 128
+    sigreg_weight: float = 0.0
+    inverse_weight: float = 10.0
+    token_weight: float = 0.3
+    token_frames: int = 128
+    look_weight: float = 1.0
+    look_frames: int = 96
     held_out: float = 0.05
     seed: int = 0
     log_every: int = 50
@@ -98,6 +111,8 @@ class TrainConfig:
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 < self.held_out < 1:
+            raise ValueError(f"held_out must be between 0 and 1, got {self.held_out}")
 
 
 class InverseDynamics(nn.Module):
@@ -119,6 +134,47 @@ class InverseDynamics(nn.Module):
         return self.net(torch.cat([last, changes], dim=-1))
 
 
+class TokenReader(nn.Module):
+    """The standardised tokens of a frame from its latent; used in training only.
+
+    Rollout error and inverse dynamics alone leave out of the latent what is hard to see or to move; whoever can
+    tell every token of the frozen encoder from the latent has lost nothing that a frame shows.
+    """
+
+    def __init__(self, config: CompactConfig, num_tokens: int, token_width: int) -> None:
+        """Build for latents of `config`."""
+        super().__init__()
+        self.num_tokens = num_tokens
+        self.spread = nn.Sequential(
+            nn.Linear(config.latent_dim, config.head_width),
+            nn.GELU(),
+            nn.Linear(config.head_width, num_tokens * config.token_dim),
+            nn.GELU(),
+        )
+        self.read = nn.Linear(config.token_dim, token_width)
+
+    def forward(self, latents: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch token dim"]:
+        """Tokens of frames."""
+        return self.read(self.spread(latents).unflatten(1, (self.num_tokens, -1)))
+
+
+def check_logs(store: TrajectoryStore, config: TrainConfig) -> None:
+    """Refuse logs that cannot be trained on.
+
+    Raises:
+        ValueError: a column or a setting is missing, or episodes are too few or too short.
+    """
+    for column in ("pixels", "action"):
+        if not store.rows_with(column).all():
+            raise ValueError(f"some of the logs have no column {column!r}; all of them need it")
+    for key in ("env", "frame_skip", "image_size"):
+        store.setting(key)
+    train, held = store.split(config.held_out, config.seed)
+    history = config.model.history
+    store.windows(history, max(config.rollout_steps, config.predictor_rollout_steps), episodes=train)
+    store.windows(history, 1, episodes=held)
+
+
 class Training:
     """One run; see `train_world_model`."""
 
@@ -133,6 +189,7 @@ class Training:
         torch.manual_seed(config.seed)
         self.model = CompactWorldModel(encoder, config.model, metadata)
         self.inverse = InverseDynamics(config.model, len(metadata.action_low))
+        self.reader = TokenReader(config.model, encoder.grid_size**2, encoder.width)
         self.seconds = 0.0
 
     def tokens(self, column: str, progress: Progress) -> np.ndarray:
@@ -148,7 +205,8 @@ class Training:
 
     def parameters(self) -> list[nn.Parameter]:
         """What the first stage trains."""
-        return [*self.model.head.parameters(), *self.model.predictor.parameters(), *self.inverse.parameters()]
+        trained = (self.model.head, self.model.predictor, self.inverse, self.reader)
+        return [parameter for module in trained for parameter in module.parameters()]
 
 
 def train_world_model(
@@ -160,6 +218,8 @@ def train_world_model(
     resume: bool = False,
     with_encoder: bool = True,
     reached: Reached | None = None,
+    record: dict[str, Any] | None = None,
+    on_stage: Callable[[str], None] = lambda name: None,
     progress: Progress = no_progress,
 ) -> CompactWorldModel:
     """Train a world model and write it, its metrics and its training state into `out`.
@@ -175,7 +235,9 @@ def train_world_model(
         resume: go on from `out`'s last checkpoint.
         with_encoder: copy the encoder into the checkpoint.
         reached: judges pairs of true states, to calibrate the model's own judgement.
-        progress: told how far each stage is.
+        record: what else the checkpoint shall say of its making, as JSON.
+        on_stage: told the name of each stage when it begins.
+        progress: told how far the stage is.
 
     Raises:
         ValueError: the data lacks a column or a setting, or `out` holds another run.
@@ -191,20 +253,28 @@ def train_world_model(
             raise ValueError(f"{str(out)!r} was trained with another config or on other data")
         run.model.load_state_dict(state["model"])
         run.inverse.load_state_dict(state["inverse"])
+        run.reader.load_state_dict(state["reader"])
         optimizer.load_state_dict(state["optimizer"])
         start, run.seconds = state["step"], state["seconds"]
         drop_metrics_after(out, start)
+    on_stage("encoding frames")
     tokens = run.tokens("pixels", progress)
+    _varied(run, progress)  # encoded here, with progress; read from the cache below
     if start == 0:
         rng = np.random.default_rng([config.seed, 1])
         rows = np.sort(run.windows(0).sample(min(2048, len(run.windows(0))), rng)[:, 0])
         run.model.head.fit_normaliser(torch.from_numpy(tokens[rows]))
+    on_stage("state head and predictor")
     _first_stage(run, tokens, optimizer, start, began, progress)
     run.model.head.requires_grad_(False)
+    run.model.head.fit_scale(all_latents(run.model, tokens))
     latents = all_latents(run.model, tokens)
     run.model.latent_variance.copy_(latents.var(dim=0).sum())
+    on_stage("longer rollouts")
     _second_stage(run, latents, progress)
+    on_stage("temporal distance")
     train_distance(run.model.distance, latents, store, run.train_episodes, config.distance, progress)
+    on_stage("calibration")
     calibrate(run.model, latents, run.actions, store, run.held_episodes, reached)
     fit_familiarity(run, tokens)
     run.model.metadata.training = {
@@ -213,6 +283,7 @@ def train_world_model(
         "data_fingerprint": store.fingerprint,
         "episodes": {"train": len(run.train_episodes), "held_out": len(run.held_episodes)},
         "seconds": round(run.seconds + time.monotonic() - began, 1),
+        **(record or {}),
     }
     run.model.eval().save(out, with_encoder=with_encoder)
     append_metrics(out, {"step": config.num_steps, "open_loop_error": run.model.metadata.open_loop_error[-1]})
@@ -238,12 +309,18 @@ def _first_stage(
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * warmup_cosine(step, config.num_steps)
         rows = windows.sample(config.batch_size, rng)
-        latents = model.head(torch.from_numpy(tokens[rows]))
+        seen = torch.from_numpy(tokens[rows])
+        latents = model.head(seen)
         losses = _window_losses(run, latents, run.actions[torch.from_numpy(rows)], generator)
+        read = torch.randperm(rows.size, generator=generator)[: config.token_frames]
+        there = model.head.standardise(seen.flatten(0, 1)[read])
+        told = run.reader(latents.flatten(0, 1)[read])
+        losses["tokens"] = config.token_weight * F.mse_loss(told, there)
         if varied is not None and config.look_weight > 0:
             chosen = rng.choice(varied_rows, config.look_frames)
             both = model.head(torch.from_numpy(np.stack([tokens[chosen], varied[chosen]])))
-            losses["look"] = config.look_weight * (both[0].detach() - both[1]).square().sum(-1).mean()
+            plain = both[0].detach()
+            losses["look"] = config.look_weight * F.mse_loss(both[1], plain) / plain.var(dim=0).mean()
         loss = torch.stack(list(losses.values())).sum()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -264,6 +341,7 @@ def _first_stage(
                 {
                     "model": model.state_dict(),
                     "inverse": run.inverse.state_dict(),
+                    "reader": run.reader.state_dict(),
                     "optimizer": optimizer.state_dict(),
                     "step": done,
                     "seconds": run.seconds + time.monotonic() - began,
@@ -279,18 +357,26 @@ def _window_losses(
     actions: Float[Tensor, "batch window action"],
     generator: torch.Generator,
 ) -> dict[str, Tensor]:
-    """Rollout error, anti-collapse and inverse dynamics of windows."""
+    """Contrast of imagined latents with all that follow, inverse dynamics and anti-collapse of windows.
+
+    Source of the contrast: CPC, arXiv:1807.03748, here with squared distances for similarity. A squared rollout error
+    with SIGReg instead resolves a reacher's wrist 20 times worse: harmonics of the shoulder alone fill the latent.
+    """
     config, model = run.config, run.model
     history = config.model.history
     normalised = model.normalise_actions(actions)
     imagined = model.predictor(latents[:, :history], normalised[:, history - 1 : -1])
     pieces = latents.unfold(1, history + 1, 1).flatten(0, 1).transpose(1, 2)
     acted = normalised[:, history - 1 : -1].flatten(0, 1)
-    return {
-        "rollout": (imagined - latents[:, history:]).square().sum(-1).mean(),
-        "sigreg": config.sigreg_weight * latents.shape[-1] * sigreg(latents.flatten(0, 1), generator),
+    future = latents[:, history:].flatten(0, 1)
+    squared = torch.cdist(imagined.flatten(0, 1), future).square()
+    losses = {
+        "contrast": F.cross_entropy(-squared, torch.arange(len(future))),
         "inverse": config.inverse_weight * F.mse_loss(run.inverse(pieces), acted),
     }
+    if config.sigreg_weight > 0:
+        losses["sigreg"] = config.sigreg_weight * sigreg(latents.flatten(0, 1), generator)
+    return losses
 
 
 def _varied(
@@ -312,6 +398,8 @@ def _second_stage(run: Training, latents: Float[Tensor, "row latent"], progress:
     config, model = run.config, run.model
     history = config.model.history
     windows = run.windows(config.predictor_rollout_steps)
+    torch.manual_seed(config.seed)
+    model.predictor = CompactPredictor(config.model, len(model.metadata.action_low))
     parameters = list(model.predictor.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
     total, sums = config.num_predictor_steps, 0.0
@@ -359,7 +447,9 @@ def fit_familiarity(run: Training, tokens: Float[np.ndarray, "row token dim"]) -
     bank, others = [], []
     for column, rows in sources:
         chosen = rng.permutation(rows)[: 2 * kept]
-        signatures = frame_signature(torch.from_numpy(column[np.sort(chosen)]))[torch.from_numpy(rng.permutation(len(chosen)))]
+        signatures = frame_signature(torch.from_numpy(column[np.sort(chosen)]))[
+            torch.from_numpy(rng.permutation(len(chosen)))
+        ]
         bank.append(signatures[: max(1, len(chosen) // 2)])
         others.append(signatures[max(1, len(chosen) // 2) :])
     filled = torch.cat(bank)
