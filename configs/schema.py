@@ -165,8 +165,16 @@ def register_schema(name: str) -> None:
             store.store(name="plan_schema", node=PlanConfig)
         case "eval":
             store.store(name="eval_schema", node=EvalConfig)
+        case "pretrain":
+            from .training import PretrainRun
+
+            store.store(name="pretrain_schema", node=PretrainRun)
+        case "train":
+            from .training import TrainRun
+
+            store.store(name="train_schema", node=TrainRun)
         case _:
-            raise ValueError(f"Unknown config {name!r}. Known configs: plan, eval")
+            raise ValueError(f"Unknown config {name!r}. Known configs: plan, eval, pretrain, train")
     _register_planners(store)
 
 

@@ -63,6 +63,9 @@ class JEPAEncoder(nn.Module):
     Tokens are the outputs of `feature_layers`, each layer-normed, side by side.
     """
 
+    _mean: Tensor
+    _scale: Tensor
+
     def __init__(self, config: ViTConfig, feature_layers: tuple[int, ...], name: str = "jepa") -> None:
         """Build with random weights; `load` puts trained ones in."""
         super().__init__()

@@ -90,4 +90,5 @@ def split_tokens(
     order = order.scatter(1, visible, torch.inf)
     target = (order - 2.0 * hidden).argsort(dim=1)[:, :num_target]
     offsets = num_cells * torch.arange(num_tubelets)[:, None]
-    return tuple((index.sort(dim=1).values[:, None] + offsets).flatten(1) for index in (visible, target))
+    seen, told = ((index.sort(dim=1).values[:, None] + offsets).flatten(1) for index in (visible, target))
+    return seen, told

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +17,7 @@ from torch import Tensor
 
 from .encoder import JEPAEncoder
 from .jepa import JEPA, JEPAConfig
-from .monitors import effective_rank, mean_std
+from .monitors import collapse_warning, effective_rank, mean_std
 from .store import TrajectoryStore
 from .training_state import (
     Progress,
@@ -28,6 +30,7 @@ from .training_state import (
     warmup_cosine,
 )
 from .vit import ViTConfig
+from .windows import Windows
 
 _MONITORED_CLIPS = 64
 
@@ -109,23 +112,30 @@ class ClipSampler:
         config: PretrainConfig,
         preprocess: Callable[[_Clips], _PixelValues],
     ) -> None:
-        """Look up where clips may start.
+        """Look up where clips may start; raises what `check` raises."""
+        self._store, self._config, self._preprocess = store, config, preprocess
+        self._windows = self.check(store, config)
+        has_varied = store.rows_with("pixels_varied") if config.varied_rate > 0 and _varied(store) else None
+        self._varied = [
+            has_varied is not None and bool(has_varied[store.offsets[store.sources == source]].all())
+            for source in range(len(store.paths))
+        ]
+        self._periods = [recipe.get("look_period") or 1 for recipe in store.recipes]
+
+    @staticmethod
+    def check(store: TrajectoryStore, config: PretrainConfig) -> list[Windows]:
+        """Where clips may start in each source.
 
         Raises:
             ValueError: a source lacks the column `pixels`, or none of its episodes is long enough.
         """
-        self._store, self._config, self._preprocess = store, config, preprocess
-        has_pixels = store.rows_with("pixels")
-        has_varied = store.rows_with("pixels_varied") if config.varied_rate > 0 and _varied(store) else None
-        self._windows, self._varied = [], []
+        has_pixels, windows = store.rows_with("pixels"), []
         for source, path in enumerate(store.paths):
             episodes = np.flatnonzero(store.sources == source)
-            first = store.offsets[episodes]
-            if not has_pixels[first].all():
+            if not has_pixels[store.offsets[episodes]].all():
                 raise ValueError(f"{path} has no column 'pixels'; pretraining needs frames")
-            self._windows.append(store.windows(config.clip_frames, 0, episodes=episodes))
-            self._varied.append(has_varied is not None and bool(has_varied[first].all()))
-        self._periods = [recipe.get("look_period") or 1 for recipe in store.recipes]
+            windows.append(store.windows(config.clip_frames, 0, episodes=episodes))
+        return windows
 
     def draw(self, num_clips: int, rng: np.random.Generator) -> _PixelValues:
         """Draw clips independently; sources may have frames of different sizes."""
@@ -175,7 +185,9 @@ def pretrain(
     *,
     resume: bool = False,
     device: torch.device | str = "cpu",
+    record: dict[str, Any] | None = None,
     progress: Progress = no_progress,
+    warn: Callable[[str], None] = warnings.warn,
 ) -> JEPAEncoder:
     """Train an encoder and write it, its metrics and its training state into `out`.
 
@@ -188,8 +200,10 @@ def pretrain(
         config: sizes, masks, steps.
         resume: go on from `out`'s last checkpoint.
         device: where to train.
+        record: what else the checkpoint shall say of its making, as JSON.
         progress: told after every step; the metrics are those of the last line logged: mean loss since the
             one before, and the teacher's `std` and `effective_rank`.
+        warn: told once if the latents collapse.
 
     Returns:
         The teacher, frozen; also saved in `out`.
@@ -214,29 +228,28 @@ def pretrain(
         optimizer.load_state_dict(state["optimizer"])
         start, seconds = state["step"], state["seconds"]
         total_loss, metrics = state["total_loss"], state["metrics"]
+        spread_before = state["spread_before"]
         drop_metrics_after(out, start)
     else:
-        metrics = _spread(model, monitored)
+        metrics = spread_before = _spread(model, monitored)
         append_metrics(out, {"step": 0, **metrics})
     progress(start, config.num_steps, metrics)
+    warned = False
     for step in range(start, config.num_steps):
         rng = np.random.default_rng([config.seed, 0, step])
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * warmup_cosine(step, config.num_steps)
         loss = model(clips.draw(config.batch_size, rng), generator)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        rise = 0.5 * (1 + math.cos(math.pi * step / config.num_steps))
-        model.update_teacher(1 - (1 - config.momentum) * rise)
+        _update(model, optimizer, loss, step, config)
         total_loss += loss.item()
         done = step + 1
         if done % config.log_every == 0 or done == config.num_steps:
             metrics = {"loss": total_loss / (step % config.log_every + 1), **_spread(model, monitored)}
             total_loss = 0.0
             append_metrics(out, {"step": done, **metrics})
+            line = None if warned else collapse_warning(spread_before, metrics)
+            if line is not None:
+                warn(f"at step {done} {line}")
+                warned = True
         if done % config.save_every == 0 or done == config.num_steps:
             save_state(
                 out,
@@ -247,6 +260,7 @@ def pretrain(
                     "seconds": seconds + time.monotonic() - began,
                     "total_loss": total_loss,
                     "metrics": metrics,
+                    "spread_before": spread_before,
                     "settings": settings,
                 },
             )
@@ -258,9 +272,24 @@ def pretrain(
         "data_fingerprint": store.fingerprint,
         "seconds": round(seconds + time.monotonic() - began, 1),
         "metrics": metrics,
+        **(record or {}),
     }
     frozen.save(out)
     return frozen
+
+
+def _update(
+    model: JEPA, optimizer: torch.optim.Optimizer, loss: Tensor, step: int, config: PretrainConfig
+) -> None:
+    """Move the encoder and the predictor down the gradient, and the teacher after the encoder."""
+    for group in optimizer.param_groups:
+        group["lr"] = config.learning_rate * warmup_cosine(step, config.num_steps)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    falling = 0.5 * (1 + math.cos(math.pi * step / config.num_steps))
+    model.update_teacher(1 - (1 - config.momentum) * falling)
 
 
 @torch.no_grad()

@@ -124,6 +124,8 @@ def gather_tokens(
 class VideoViT(nn.Module):
     """A vision transformer over tubelets, with fixed position codes."""
 
+    positions: Tensor
+
     def __init__(self, config: ViTConfig) -> None:
         """Build with random weights."""
         super().__init__()

@@ -38,6 +38,7 @@ import errno
 import json
 import math
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 
 DONE, BUG, WRONG_INPUT, NOT_REACHED, INTERRUPTED = 0, 1, 2, 3, 130
 
+_OVERRIDE = re.compile(r"[+~]?[\w./]+=")
 _PACKAGE = Path(__file__).resolve().parents[1]
 _OWN_FOLDERS = tuple(
     str(folder.resolve()) + os.sep
@@ -190,6 +192,7 @@ class Command:
     select: Callable[[argparse.Namespace], list[str]] = lambda flags: []
     configure: Callable[[Any, argparse.Namespace], None] = lambda config, flags: None
     examples: tuple[str, ...] = ()
+    example_override: str = "planner.num_samples=512"
 
     def main(self, argv: Sequence[str] | None = None) -> int:
         """Run the command and give its exit code; never lets an exception out."""
@@ -216,6 +219,7 @@ class Command:
         """Split a command line into flags and overrides; they may stand in any order."""
         parser = self._parser()
         flags, rest = parser.parse_known_args(_join_negative_values(argv, parser))
+        rest += _overrides_in_lists(flags, parser)
         known_flags = [flag for action in parser._actions for flag in action.option_strings]
         for argument in rest:
             if argument.startswith("-"):
@@ -264,7 +268,7 @@ class Command:
             lines += ["examples:", *(f"  {example}" for example in self.examples), ""]
         if self.config:
             lines += [
-                "overrides: any value that --dry-run prints, such as planner.num_samples=512",
+                f"overrides: any value that --dry-run prints, such as {self.example_override}",
                 "",
             ]
         reached = ", 3 done but the goal was not reached" if self.name == "wm-plan" else ""
@@ -368,6 +372,19 @@ def _file_number(stream: IO[str]) -> int | None:
     with suppress(OSError, ValueError, AttributeError):
         return stream.fileno()
     return None
+
+
+def _overrides_in_lists(flags: argparse.Namespace, parser: argparse.ArgumentParser) -> list[str]:
+    """Take out of `--data A B seed=3` the overrides, which argparse reads as more values of the flag."""
+    found: list[str] = []
+    for action in parser._actions:
+        if action.nargs != "+" or not getattr(flags, action.dest):
+            continue
+        values = [str(value) for value in getattr(flags, action.dest)]
+        overrides = [value for value in values if _OVERRIDE.match(value) and not os.path.exists(value)]
+        setattr(flags, action.dest, [value for value in values if value not in overrides])
+        found += overrides
+    return found
 
 
 def _join_negative_values(argv: Sequence[str], parser: argparse.ArgumentParser) -> list[str]:

@@ -1,0 +1,50 @@
+"""The schemas of the training commands: what is trained, from which logs and where it computes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from wm_plan.world_model import PretrainConfig, TrainConfig
+
+from .schema import check_minimum
+
+
+@dataclass
+class PretrainRun(PretrainConfig):
+    """What wm-pretrain composes."""
+
+    data: list[str] = field(default_factory=list)
+    """Stores of logged trajectories."""
+    device: str = "cpu"
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without the data.
+
+        Raises:
+            ValueError: naming what was given and what is allowed.
+        """
+        super().__post_init__()
+        check_minimum(self, threads=1, seed=0)
+
+
+@dataclass
+class TrainRun(TrainConfig):
+    """What wm-train composes."""
+
+    data: list[str] = field(default_factory=list)
+    """Stores of logged trajectories, all of one task."""
+    encoder: str = "small"
+    """Name or folder of the frozen encoder."""
+    device: str = "cpu"
+    """Where the encoder computes; the small networks on top of it train on the CPU."""
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without the data.
+
+        Raises:
+            ValueError: naming what was given and what is allowed.
+        """
+        super().__post_init__()
+        check_minimum(self, threads=1, seed=0)

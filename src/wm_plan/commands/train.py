@@ -1,0 +1,225 @@
+"""`wm-train`: train a world model on logged trajectories, over a frozen encoder."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .front import DONE, INTERRUPTED, Command, Job, UserInputError, positive_int
+
+if TYPE_CHECKING:
+    from wm_plan.world_model import CompactWorldModel, TrajectoryStore
+    from wm_plan.world_model.calibration import Reached
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of this command."""
+    parser.add_argument("--data", nargs="+", metavar="DIR", help="logs made by wm-collect, all of one task")
+    parser.add_argument(
+        "--encoder",
+        metavar="NAME|DIR",
+        help="the frozen encoder: a folder that wm-pretrain wrote, or small (default), random",
+    )
+    parser.add_argument(
+        "--steps", type=positive_int, metavar="N", help="optimiser steps of the first stage (2000)"
+    )
+    parser.add_argument("--batch-size", type=positive_int, metavar="N", help="windows a step (64)")
+    parser.add_argument(
+        "--without-encoder",
+        action="store_true",
+        help="leave the encoder out of --out: only for the one in the package, which is found by its name",
+    )
+
+
+def configure(config: Any, flags: argparse.Namespace) -> None:  # noqa: ANN401
+    """Set what the flags say."""
+    for name, value in (("num_steps", flags.steps), ("batch_size", flags.batch_size)):
+        if value is not None:
+            config[name] = value
+    for name in ("data", "encoder", "seed", "device", "threads"):
+        value = getattr(flags, name)
+        if value is not None:
+            config[name] = value
+
+
+def run(job: Job) -> int:
+    """Train, or go on training."""
+    from wm_plan.configuration import as_values, as_yaml
+    from wm_plan.machine import use_device
+    from wm_plan.output_folder import next_numbered
+    from wm_plan.training_run import (
+        check_training_folder,
+        open_logs,
+        provenance,
+        settings_of,
+        training_folder,
+    )
+    from wm_plan.world_model import TrainConfig, load_encoder, train_world_model
+    from wm_plan.world_model.predictor_training import check_logs
+    from wm_plan.world_model.training_state import STATE_NAME
+
+    config, flags = job.config, job.flags
+    settings = settings_of(config, TrainConfig)
+    if flags.resume and (flags.overwrite or not flags.out):
+        raise UserInputError("--resume goes on with the run in --out DIR, and does not go with --overwrite.")
+    if flags.without_encoder and config.encoder != "small":
+        raise UserInputError(
+            f"--without-encoder goes with --encoder small, not {config.encoder!r}: "
+            "no other encoder is found by its name."
+        )
+    out: Path = job.folder or flags.out or next_numbered("train")
+    inputs = [*config.data, config.encoder]
+    check_training_folder(out, inputs, resume=flags.resume, overwrite=flags.overwrite)
+    device = use_device(config.device, config.threads)
+    store = open_logs(config.data)
+    encoder = load_encoder(config.encoder, device=str(device))
+    check_logs(store, settings)
+    if flags.dry_run:
+        job.print_result(as_values(config), as_yaml(config).rstrip())
+        return DONE
+    try:
+        with (
+            training_folder(out, config, "wm-train", resume=flags.resume),
+            _ProgressBars(job) as bars,
+        ):
+            model = train_world_model(
+                store,
+                encoder,
+                out,
+                settings,
+                resume=flags.resume,
+                with_encoder=not flags.without_encoder,
+                reached=_tolerance_of(store),
+                record=provenance("wm-train"),
+                on_stage=bars.begin,
+                progress=bars.update,
+            )
+    except KeyboardInterrupt:
+        if (out / STATE_NAME).is_file():
+            job.warn(f"stopped; a checkpoint is kept in {out}. Go on with: the same command and --resume")
+        else:
+            job.warn("stopped before the first checkpoint; only the frames encoded so far are kept")
+        return INTERRUPTED
+    return _report(job, out, model)
+
+
+def _tolerance_of(store: TrajectoryStore) -> Reached | None:
+    """Give what judges pairs of true states, where the logs are of a built-in task."""
+    from wm_plan.envs import make, task_names
+
+    name = store.setting("env")
+    if name not in task_names() or "state" not in store.columns:
+        return None
+    task = make(name, render=False)
+    if store.columns["state"].shape != task.get_state().shape:
+        return None
+    return lambda states, goals: task.error(states, goals) <= 1
+
+
+def _report(job: Job, out: Path, model: CompactWorldModel) -> int:
+    """Print what came of it; gives the exit code."""
+    from wm_plan.envs import task_names
+
+    metadata = model.metadata
+    record, errors = metadata.training, metadata.open_loop_error
+    if model.env_name in task_names():
+        use = f"wm-plan --model {out} --goal IMAGE"
+    else:
+        use = f'controller = wm_plan.load("{out}")'
+    names = ["config.json", "model.safetensors", "metrics.jsonl", "config.yaml"]
+    result = {
+        "env": model.env_name,
+        "out": out,
+        "data": list(job.config.data),
+        "encoder": job.config.encoder,
+        "encoder_fingerprint": model.encoder.fingerprint,
+        "steps": record["config"]["num_steps"],
+        "seed": record["config"]["seed"],
+        "episodes": record["episodes"],
+        "open_loop_error": errors,
+        "reach_error_rate": metadata.reach_error_rate,
+        "seconds": record["seconds"],
+        "versions": record["versions"],
+        "use": use,
+        "files": {name: out / name for name in names},
+    }
+    job.objective = errors[-1]
+    job.print_result(
+        result,
+        f"{out}: {model.env_name}, trained on {record['episodes']['train']} episodes "
+        f"in {record['seconds']:.0f} s\n"
+        f"  {record['episodes']['held_out']} held-out episodes: error after 1 imagined step "
+        f"{errors[0]:.1%} of the latents' variance, after {len(errors)} steps {errors[-1]:.1%}; "
+        f"reached or not is misjudged in {metadata.reach_error_rate:.0%} of close pairs\n"
+        f"use it: {use}",
+    )
+    return DONE
+
+
+class _ProgressBars:
+    """One bar a stage, with what it gives, its rate and the time left, on stderr."""
+
+    def __init__(self, job: Job) -> None:
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TaskID,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+
+        columns = (
+            TextColumn("{task.description:<24}"),
+            MofNCompleteColumn(),
+            BarColumn(bar_width=20),
+            TextColumn("{task.fields[numbers]}"),
+            TimeRemainingColumn(elapsed_when_finished=True),
+        )
+        self._progress = Progress(*columns, console=job.console)
+        self._task: TaskID | None = None
+
+    def begin(self, stage: str) -> None:
+        """Show the bar of the next stage."""
+        self._end()
+        self._task = self._progress.add_task(stage, total=None, numbers="")
+
+    def update(self, done: int, total: int, metrics: dict[str, float]) -> None:
+        """Show how far the stage is."""
+        if self._task is not None:
+            numbers = "  ".join(f"{name} {value:.3g}" for name, value in metrics.items())
+            self._progress.update(self._task, completed=done, total=total, numbers=numbers)
+
+    def _end(self) -> None:
+        """Fill the bar of the stage that is over."""
+        if self._task is not None:
+            total = self._progress.tasks[self._task].total or 1
+            self._progress.update(self._task, completed=total, total=total)
+
+    def __enter__(self) -> _ProgressBars:
+        self._progress.start()
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            self._end()
+        self._progress.stop()
+
+
+COMMAND = Command(
+    "wm-train",
+    "Train a world model on logged trajectories of a task, over a frozen encoder.",
+    run=run,
+    add_flags=add_flags,
+    flags=("seed", "out", "resume", "device"),
+    config="train",
+    configure=configure,
+    examples=(
+        "wm-train --data data/reacher --encoder small --out runs/reacher",
+        "wm-train --data data/reacher --encoder small --out runs/reacher --resume",
+        "wm-train --data data/mine --encoder runs/encoder --out runs/mine model.latent_dim=64",
+    ),
+    example_override="model.latent_dim=64",
+)
+main = COMMAND.main
