@@ -88,7 +88,7 @@ class LinearQuadratic:
 
 
 class PointWorld:
-    """A point on a plane that moves by `speed` times the action in a model step; its picture tells where it is.
+    """A point on a plane: a model step moves it by `speed` times the action; its picture tells where it is.
 
     The latent is the position, read off the first pixels of the picture. It counts what it is asked.
     """

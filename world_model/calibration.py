@@ -49,8 +49,8 @@ def reach_threshold(
 ) -> tuple[float, float]:
     """Squared latent distance that best tells reached pairs from others, and how often it is wrong.
 
-    Pairs are neighbours in latent space, the hard cases: reached and not reached count equally. The threshold is
-    chosen on one half of the frames, the error rate measured on the other.
+    Pairs are neighbours in latent space, the hard cases: reached and not reached count equally. The threshold
+    is chosen on one half of the frames, the error rate measured on the other.
     """
     chosen = np.sort(rng.permutation(len(latents))[:_MAX_FRAMES])
     points = latents[chosen]
@@ -87,8 +87,8 @@ def calibrate(
 ) -> None:
     """Measure open-loop error and the threshold of `reached`, and put both into the model's metadata.
 
-    Without a `reached` that knows the task, or without states in the log, a pair counts as reached when it is at
-    most one model step apart in one episode.
+    Without a `reached` that knows the task, or without states in the log, a pair counts as reached when it is
+    at most one model step apart in one episode.
     """
     metadata = model.metadata
     metadata.open_loop_error = open_loop_error(model, latents, actions, store, held)

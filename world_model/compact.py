@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from .encoder import Encoder, Frames, load_encoder
 from .weights_io import load_folder, load_weights, save_folder
 
-
 NUM_SIGNATURES = 512
 """Training frames whose signatures a model keeps, to tell what looks unlike them."""
 
@@ -56,6 +55,11 @@ class StateHead(nn.Module):
     (the background, the position code) is gone before anything is learned.
     """
 
+    token_mean: Tensor
+    token_scale: Tensor
+    latent_mean: Tensor
+    latent_scale: Tensor
+
     def __init__(self, grid_size: int, token_width: int, config: CompactConfig) -> None:
         """Build for `grid_size ** 2` tokens of `token_width`."""
         super().__init__()
@@ -82,11 +86,12 @@ class StateHead(nn.Module):
         """Take the statistics of `tokens`, from training episodes only."""
         self.token_mean.copy_(tokens.float().mean(dim=0))
         deviations = tokens.float() - self.token_mean
-        self.token_scale.copy_(1 / deviations.square().mean(dim=(0, 1)).sqrt().clamp(min=1e-3))
+        usual = deviations.square().mean(dim=(0, 1)).sqrt()
+        self.token_scale.copy_(1 / usual.clamp(min=1e-3))
 
     @torch.no_grad()
     def fit_scale(self, latents: Float[Tensor, "sample latent"]) -> None:
-        """Shift and scale (all dimensions alike) so that these latents have mean 0 and a mean variance of 1."""
+        """Shift and scale (all dimensions alike) so that `latents` have mean 0 and a mean variance of 1."""
         self.latent_mean.add_(latents.mean(dim=0) / self.latent_scale)
         self.latent_scale.div_(latents.var(dim=0).mean().sqrt().clamp(min=1e-6))
 
@@ -133,7 +138,7 @@ class ResidualMLP(nn.Module):
 
 
 class CompactPredictor(nn.Module):
-    """The next latent from the last few and an action: its change, from the latest latent and its differences."""
+    """The next latent from the last few and an action: its change, from the latest and its differences."""
 
     def __init__(self, config: CompactConfig, action_dim: int) -> None:
         """Build with an output of zero: at first nothing moves."""
@@ -194,7 +199,8 @@ class ModelMetadata:
         reach_threshold: largest squared latent distance that counts as reached.
         reach_error_rate: how often that judgement is wrong on held-out pairs near the threshold.
         familiarity_threshold: largest unfamiliarity of 99.5 % of held-out frames.
-        open_loop_error: squared error of imagined latents over latent variance, on held-out episodes, by horizon.
+        open_loop_error: squared error of imagined latents over latent variance, on held-out episodes,
+            by horizon.
         training: command, data, times and versions.
     """
 
@@ -217,6 +223,11 @@ class CompactWorldModel(nn.Module):
 
     A latent is of one frame alone; motion is in the differences of consecutive latents.
     """
+
+    action_middle: Tensor
+    action_half: Tensor
+    familiar_signatures: Tensor
+    latent_variance: Tensor
 
     def __init__(self, encoder: Encoder, config: CompactConfig, metadata: ModelMetadata) -> None:
         """Build with random weights over `encoder`."""
@@ -290,8 +301,8 @@ class CompactWorldModel(nn.Module):
     ) -> Float[Tensor, "batch candidate horizon latent"]:
         """Imagine the latents that follow `context` under `actions` in env units.
 
-        The context itself is not returned: `[:, :, -1]` is where a plan ends. A context shorter than `history`
-        is taken to have been at rest.
+        The context itself is not returned: `[:, :, -1]` is where a plan ends. A context shorter than
+        `history` is taken to have been at rest.
         """
         candidates = actions.shape[1]
         context = context[:, -self.history :]
@@ -321,8 +332,8 @@ class CompactWorldModel(nn.Module):
     def unfamiliarity(self, frames: Frames) -> Float[Tensor, " batch"]:
         """How unlike the training data each frame of (B, 1, H, W, 3) looks.
 
-        Distance of its signature to the nearest of `NUM_SIGNATURES` training frames', over the distance that 99.5 %
-        of other training frames keep within: above 1, a frame is unlike anything that was trained on.
+        Distance of its signature to the nearest of `NUM_SIGNATURES` training frames', over the distance that
+        99.5 % of other training frames keep within: above 1, a frame is unlike anything that was trained on.
         """
         signatures = frame_signature(self.encoder(self.encoder.preprocess(frames)))
         return self.signature_distance(signatures) / max(self.metadata.familiarity_threshold, 1e-9)

@@ -32,19 +32,34 @@ class Encoder(Protocol):
 
     Attributes:
         name: what it is called in results.
-        fingerprint: changes whenever weights or preprocessing do.
-        image_size: height and width that `preprocess` gives [px].
-        grid_size: patches along a side; a frame has `grid_size ** 2` tokens.
-        width: numbers a token.
-        num_frames: longest clip.
     """
 
     name: str
-    fingerprint: str
-    image_size: int
-    grid_size: int
-    width: int
-    num_frames: int
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes whenever weights or preprocessing do."""
+        ...
+
+    @property
+    def image_size(self) -> int:
+        """Height and width that `preprocess` gives [px]."""
+        ...
+
+    @property
+    def grid_size(self) -> int:
+        """Patches along a side; a frame has `grid_size ** 2` tokens."""
+        ...
+
+    @property
+    def width(self) -> int:
+        """Numbers a token."""
+        ...
+
+    @property
+    def num_frames(self) -> int:
+        """Longest clip [frames]."""
+        ...
 
     def preprocess(self, frames: Frames) -> Float[Tensor, "batch time 3 size size"]:
         """Frames of any size as pixel values of the encoder's own."""
@@ -54,6 +69,10 @@ class Encoder(Protocol):
         self, pixel_values: Float[Tensor, "batch time 3 height width"]
     ) -> Float[Tensor, "batch token dim"]:
         """Tokens of clips, in the order (time, row, column); a lone frame is a still clip."""
+        ...
+
+    def save(self, folder: str | Path) -> None:
+        """Write what `load_encoder` reads into `folder`."""
         ...
 
 

@@ -16,8 +16,8 @@ def sigreg(
 ) -> Float[Tensor, ""]:
     """How far random one-dimensional projections of `latents` are from a standard normal.
 
-    The squared distance between characteristic functions, under a Gaussian weight, by quadrature at `num_knots`
-    points of [0, 3]; 0 for a standard normal. Its gradient spreads latents in every direction.
+    The squared distance between characteristic functions, under a Gaussian weight, by quadrature at
+    `num_knots` points of [0, 3]; 0 for a standard normal. Its gradient spreads latents in every direction.
 
     Source: LeJEPA, arXiv:2511.08544 (SIGReg with the Epps-Pulley statistic), there with 1024 projections.
     """

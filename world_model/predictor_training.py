@@ -2,11 +2,12 @@
 
 Three stages, each on what the one before leaves fixed:
 
-1. the state head, with a predictor of its own, from cached tokens: imagined latents must be nearer to the latent that
-   really follows than to any other in the batch (which also keeps latents from collapsing, and resolves everything
-   that tells frames apart), inverse dynamics, the tokens told from the latent, agreement of a frame in two looks;
-2. the predictor, anew, on the now fixed and scaled latents: squared error over longer rollouts, at a hundredth of the
-   first stage's cost a step;
+1. the state head, with a predictor of its own, from cached tokens: imagined latents must be nearer to the
+   latent that really follows than to any other in the batch (which also keeps latents from collapsing, and
+   resolves everything that tells frames apart), inverse dynamics, the tokens told from the latent, agreement
+   of a frame in two looks;
+2. the predictor, anew, on the now fixed and scaled latents: squared error over longer rollouts, at a
+   hundredth of the first stage's cost a step;
 3. the temporal distance, on the same latents.
 """
 
@@ -137,8 +138,8 @@ class InverseDynamics(nn.Module):
 class TokenReader(nn.Module):
     """The standardised tokens of a frame from its latent; used in training only.
 
-    Rollout error and inverse dynamics alone leave out of the latent what is hard to see or to move; whoever can
-    tell every token of the frozen encoder from the latent has lost nothing that a frame shows.
+    Rollout error and inverse dynamics alone leave out of the latent what is hard to see or to move; whoever
+    can tell every token of the frozen encoder from the latent has lost nothing that a frame shows.
     """
 
     def __init__(self, config: CompactConfig, num_tokens: int, token_width: int) -> None:
@@ -224,8 +225,8 @@ def train_world_model(
 ) -> CompactWorldModel:
     """Train a world model and write it, its metrics and its training state into `out`.
 
-    Every `pixels` frame is encoded once and cached beside the data; so is every `pixels_varied` frame, where the
-    data has them. A stopped run resumes to the same weights as an uninterrupted one.
+    Every `pixels` frame is encoded once and cached beside the data; so is every `pixels_varied` frame, where
+    the data has them. A stopped run resumes to the same weights as an uninterrupted one.
 
     Args:
         store: the logs; of one task, in one frame skip.
@@ -359,8 +360,9 @@ def _window_losses(
 ) -> dict[str, Tensor]:
     """Contrast of imagined latents with all that follow, inverse dynamics and anti-collapse of windows.
 
-    Source of the contrast: CPC, arXiv:1807.03748, here with squared distances for similarity. A squared rollout error
-    with SIGReg instead resolves a reacher's wrist 20 times worse: harmonics of the shoulder alone fill the latent.
+    Source of the contrast: CPC, arXiv:1807.03748, here with squared distances for similarity. A squared
+    rollout error with SIGReg instead resolves a reacher's wrist 20 times worse: harmonics of the shoulder
+    alone fill the latent.
     """
     config, model = run.config, run.model
     history = config.model.history
@@ -438,7 +440,7 @@ def _blocks(tokens: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
 
 @torch.no_grad()
 def fit_familiarity(run: Training, tokens: Float[np.ndarray, "row token dim"]) -> None:
-    """Keep signatures of training frames, in all their looks, and the largest distance that is still familiar."""
+    """Keep signatures of training frames, in all their looks, and the largest distance still familiar."""
     rng = np.random.default_rng([run.config.seed, 4])
     varied, varied_rows = _varied(run, no_progress)
     plain_rows = run.windows(0).rows(np.arange(len(run.windows(0))))[:, 0]

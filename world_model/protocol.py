@@ -17,13 +17,18 @@ Latent = Float[Tensor, "batch step *latent"]
 class WorldModel(Protocol):
     """Encodes observations and goals, and imagines what follows a sequence of actions.
 
-    Attributes:
-        frame_skip: env steps in a model step.
-        history: model steps of context that `rollout` wants; fewer are allowed.
+    Plain attributes serve as well as properties.
     """
 
-    frame_skip: int
-    history: int
+    @property
+    def frame_skip(self) -> int:
+        """Env steps in a model step."""
+        ...
+
+    @property
+    def history(self) -> int:
+        """Model steps of context that `rollout` wants; fewer are allowed."""
+        ...
 
     def encode(self, frames: Frames, proprio: Float[Tensor, "batch step proprio"] | None = None) -> Latent:
         """Latents of frames (B, T, H, W, 3) uint8: once an observation and once a goal, never a candidate."""

@@ -66,7 +66,8 @@ def train_distance(
     last_row = store.offsets[episode_of] + store.lengths[episode_of] - 1
     rows_in_training = np.concatenate([np.arange(store.num_rows)[store.episode_rows(e)] for e in episodes])
     target_head = copy.deepcopy(head).requires_grad_(False)
-    parameters, target_parameters = list(head.parameters()), list(target_head.parameters())
+    parameters: list[Tensor] = list(head.parameters())
+    target_parameters: list[Tensor] = list(target_head.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=0.0)
     sums = 0.0
     for step in range(config.num_steps):
