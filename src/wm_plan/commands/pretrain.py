@@ -129,7 +129,7 @@ class _ProgressBar:
         columns = (
             TextColumn("step"),
             MofNCompleteColumn(),
-            BarColumn(bar_width=20),
+            BarColumn(bar_width=12),
             TextColumn("{task.fields[numbers]}  {task.fields[rate]:.0f} clips/s"),
             TimeRemainingColumn(),
         )

@@ -106,6 +106,8 @@ def run(job: Job) -> int:
 
 def _tolerance_of(store: TrajectoryStore) -> Reached | None:
     """Give what judges pairs of true states, where the logs are of a built-in task."""
+    import numpy as np
+
     from wm_plan.envs import make, task_names
 
     name = store.setting("env")
@@ -114,7 +116,7 @@ def _tolerance_of(store: TrajectoryStore) -> Reached | None:
     task = make(name, render=False)
     if store.columns["state"].shape != task.get_state().shape:
         return None
-    return lambda states, goals: task.error(states, goals) <= 1
+    return lambda states, goals: np.asarray(task.error(states, goals) <= 1)
 
 
 def _report(job: Job, out: Path, model: CompactWorldModel) -> int:
@@ -171,11 +173,11 @@ class _ProgressBars:
         )
 
         columns = (
-            TextColumn("{task.description:<24}"),
+            TextColumn("{task.description}"),
             MofNCompleteColumn(),
-            BarColumn(bar_width=20),
+            BarColumn(bar_width=8),
+            TimeRemainingColumn(compact=True, elapsed_when_finished=True),
             TextColumn("{task.fields[numbers]}"),
-            TimeRemainingColumn(elapsed_when_finished=True),
         )
         self._progress = Progress(*columns, console=job.console)
         self._task: TaskID | None = None
@@ -188,7 +190,7 @@ class _ProgressBars:
     def update(self, done: int, total: int, metrics: dict[str, float]) -> None:
         """Show how far the stage is."""
         if self._task is not None:
-            numbers = "  ".join(f"{name} {value:.3g}" for name, value in metrics.items())
+            numbers = "  ".join(f"{name} {value:.2g}" for name, value in metrics.items())
             self._progress.update(self._task, completed=done, total=total, numbers=numbers)
 
     def _end(self) -> None:
