@@ -143,7 +143,7 @@ class ClipSampler:
         varied = rng.random(num_clips) < self._config.varied_rate
         clips: list[Tensor] = []
         order: list[np.ndarray] = []
-        for source in np.unique(sources):
+        for source in np.unique(sources).tolist():
             for wanted in (False, True):
                 chosen = np.flatnonzero((sources == source) & (varied == wanted))
                 if len(chosen) == 0:
