@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import wm_plan
@@ -40,8 +41,12 @@ class ProductRecorder(TorchDispatchMode):
         self.products: list[Product] = []
 
     def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:  # noqa: ANN401
+        self,
+        func: OpOverload,
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401 - whatever func gives
         """Note what `func` multiplies, and run it."""
         with self:  # what a compound operation is made of is seen, too
             parts = func.decompose(*args, **(kwargs or {}))
@@ -151,10 +156,8 @@ def measure(controller: MPC, env_name: str, repeats: int) -> dict[str, Any]:
 def show(result: dict[str, Any]) -> None:
     """Print one table."""
     planner, products, flops = result["planner"], result["products"], result["megaflops"]
-    print(
-        f"{result['env']}, {planner['name']}: {planner['num_samples']} candidates x {planner['num_iterations']}"
-        f" iterations x {planner['horizon']} model steps; {result['repeats']} replans, one thread"
-    )
+    sizes = "{num_samples} candidates x {num_iterations} iterations x {horizon} model steps".format(**planner)
+    print(f"{result['env']}, {planner['name']}: {sizes}; {result['repeats']} replans, one thread")
     print(f"{'':<10}{'p50 ms':>10}{'p99 ms':>10}{'floor p50':>12}{'p99 ms':>10}{'products':>10}{'MFLOP':>9}")
     for name, floor in (("encode", "encode_floor"), ("plan", "plan_floor"), ("replan", "floor")):
         took, least = result["times_ms"][name], result["times_ms"][floor]
