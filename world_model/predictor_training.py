@@ -41,6 +41,7 @@ from .temporal_distance import DistanceConfig, train_distance
 from .training_state import (
     Progress,
     append_metrics,
+    check_same_settings,
     drop_metrics_after,
     load_state,
     no_progress,
@@ -191,7 +192,9 @@ class Training:
         self.model = CompactWorldModel(encoder, config.model, metadata)
         self.inverse = InverseDynamics(config.model, len(metadata.action_low))
         self.reader = TokenReader(config.model, encoder.grid_size**2, encoder.width)
+        self.settings = {**asdict(config), "data": store.fingerprint, "encoder": encoder.fingerprint}
         self.seconds = 0.0
+        self.sums: dict[str, float] = {}
 
     def tokens(self, column: str, progress: Progress) -> np.ndarray:
         """The encoder's tokens of a column, cached on disk."""
@@ -250,13 +253,12 @@ def train_world_model(
     start = 0
     if resume:
         state = load_state(out)
-        if state["config"] != repr(config) or state["data"] != store.fingerprint:
-            raise ValueError(f"{str(out)!r} was trained with another config or on other data")
+        check_same_settings(out, run.settings, state["settings"])
         run.model.load_state_dict(state["model"])
         run.inverse.load_state_dict(state["inverse"])
         run.reader.load_state_dict(state["reader"])
         optimizer.load_state_dict(state["optimizer"])
-        start, run.seconds = state["step"], state["seconds"]
+        start, run.seconds, run.sums = state["step"], state["seconds"], state["sums"]
         drop_metrics_after(out, start)
     on_stage("encoding frames")
     tokens = run.tokens("pixels", progress)
@@ -287,7 +289,8 @@ def train_world_model(
         **(record or {}),
     }
     run.model.eval().save(out, with_encoder=with_encoder)
-    append_metrics(out, {"step": config.num_steps, "open_loop_error": run.model.metadata.open_loop_error[-1]})
+    steps = config.num_steps + config.num_predictor_steps
+    append_metrics(out, {"step": steps, "open_loop_error": run.model.metadata.open_loop_error[-1]})
     return run.model
 
 
@@ -303,7 +306,7 @@ def _first_stage(
     config, model = run.config, run.model
     windows = run.windows(config.rollout_steps)
     varied, varied_rows = _varied(run, progress)
-    sums: dict[str, float] = {}
+    sums = run.sums
     for step in range(start, config.num_steps):
         rng = np.random.default_rng([config.seed, 2, step])
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
@@ -317,7 +320,7 @@ def _first_stage(
         there = model.head.standardise(seen.flatten(0, 1)[read])
         told = run.reader(latents.flatten(0, 1)[read])
         losses["tokens"] = config.token_weight * F.mse_loss(told, there)
-        if varied is not None and config.look_weight > 0:
+        if varied is not None and len(varied_rows) and config.look_weight > 0:
             chosen = rng.choice(varied_rows, config.look_frames)
             both = model.head(torch.from_numpy(np.stack([tokens[chosen], varied[chosen]])))
             plain = both[0].detach()
@@ -333,7 +336,7 @@ def _first_stage(
         if done % config.log_every == 0 or done == config.num_steps:
             count = step % config.log_every + 1
             metrics = {name: value / count for name, value in sums.items()}
-            sums = {}
+            sums.clear()
             append_metrics(run.out, {"step": done, **metrics})
             progress(done, config.num_steps, metrics)
         if done % config.save_every == 0 or done == config.num_steps:
@@ -346,8 +349,8 @@ def _first_stage(
                     "optimizer": optimizer.state_dict(),
                     "step": done,
                     "seconds": run.seconds + time.monotonic() - began,
-                    "config": repr(config),
-                    "data": run.store.fingerprint,
+                    "sums": sums,
+                    "settings": run.settings,
                 },
             )
 
@@ -435,7 +438,7 @@ def all_latents(
 
 def _blocks(tokens: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
     for start in range(0, len(tokens), batch_size):
-        yield np.asarray(tokens[start : start + batch_size])
+        yield np.array(tokens[start : start + batch_size])
 
 
 @torch.no_grad()
