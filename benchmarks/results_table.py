@@ -21,6 +21,15 @@ POLICIES = {
     "random": "random actions",
     "hold": "doing nothing",
 }
+COLUMNS = (
+    "task",
+    "goals, env steps",
+    "who acts",
+    "episodes",
+    "reached, % (95 % interval)",
+    "held, %",
+    "plan, ms p50 / p99",
+)
 
 Result = dict[str, Any]
 
@@ -36,10 +45,7 @@ def results_table(results: list[Result]) -> str:
     if not rows:
         raise ValueError("no results were found; make some with: make results")
     rows.sort(key=order)
-    lines = [
-        "| task | goals | who acts | episodes | reached, % (95 % interval) | held, % | plan, ms p50 / p99 |",
-        "|---|---|---|---:|---:|---:|---:|",
-    ]
+    lines = [f"| {' | '.join(COLUMNS)} |", "|---|---|---|---:|---:|---:|---:|"]
     for row in rows:
         lines += table_lines(row)
     seeds = ", ".join(sorted({str(result["seed"]) for result in evaluations}))
@@ -70,7 +76,7 @@ def table_lines(row: Result) -> list[str]:
     times = (
         "" if row["plan_ms_p50"] is None else f"{number(row['plan_ms_p50'])} / {number(row['plan_ms_p99'])}"
     )
-    first = [row["env"], row["protocol"], name + goal_note(row)]
+    first = [row["env"], f"{row['protocol']}, {row['budget']}", name + goal_note(row)]
     lines = ["| " + " | ".join([*first, *rates(row), times]) + " |"]
     for kind, counts in row["groups"].items():
         lines.append("| " + " | ".join(["", "", f"of these: {kind}", *rates(counts), ""]) + " |")

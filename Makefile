@@ -1,0 +1,68 @@
+# How the shipped weights and the README's numbers are made. `make train-all` takes a few hours on one CPU core.
+# Nothing shipped is touched: weights land in $(RUNS), and are compared with the shipped ones by hand (docs/weights.md).
+
+BIN ?= .venv/bin
+DATA ?= data
+RUNS ?= runs
+# Evaluation seeds are never training seeds: trials and logged episodes have seeds in disjoint ranges.
+SEED ?= 1000
+EPISODES ?= 100
+TASKS := reacher point_mass two_room
+VARIED := $(TASKS:%=$(DATA)/varied_%)
+RESULTS := docs/results
+
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: data encoder train-all results table test lint
+.DELETE_ON_ERROR:
+
+data: $(DATA)/reacher/manifest.json $(VARIED:%=%/manifest.json)
+
+$(DATA)/reacher/manifest.json:
+	$(BIN)/wm-collect --env reacher --episodes 1000 --seed 100 --out $(@D)
+
+$(DATA)/varied_reacher/manifest.json:
+	$(BIN)/wm-collect --env reacher --episodes 600 --seed 200 --varied --out $(@D)
+
+$(DATA)/varied_point_mass/manifest.json:
+	$(BIN)/wm-collect --env point_mass --episodes 500 --steps 60 --seed 200 --varied --out $(@D)
+
+$(DATA)/varied_two_room/manifest.json:
+	$(BIN)/wm-collect --env two_room --episodes 700 --seed 200 --varied --out $(@D)
+
+encoder: $(RUNS)/encoder/model.safetensors
+
+$(RUNS)/encoder/model.safetensors: $(VARIED:%=%/manifest.json)
+	$(BIN)/wm-pretrain --data $(^D) --steps 1600 --out $(@D) \
+	  encoder.depth=4 'jepa.target_layers=[2,4]' 'feature_layers=[2]'
+
+train-all: $(TASKS:%=$(RUNS)/%/model.safetensors)
+
+$(RUNS)/reacher/model.safetensors: $(DATA)/reacher/manifest.json $(DATA)/varied_reacher/manifest.json
+$(RUNS)/point_mass/model.safetensors: $(DATA)/varied_point_mass/manifest.json
+$(RUNS)/two_room/model.safetensors: $(DATA)/varied_two_room/manifest.json
+$(TASKS:%=$(RUNS)/%/model.safetensors): $(RUNS)/encoder/model.safetensors
+	$(BIN)/wm-train --data $(filter $(DATA)/%,$(^D)) --encoder $(RUNS)/encoder --out $(@D)
+
+# The shipped weights, measured.
+results:
+	mkdir -p $(RESULTS)
+	$(BIN)/wm-eval --env reacher --protocol near,far --policy planner,physics,rl,random,hold \
+	  --episodes $(EPISODES) --seed $(SEED) --json > $(RESULTS)/reacher.json
+	$(BIN)/wm-eval --env point_mass --protocol near,far --policy planner,physics,random,hold \
+	  --episodes $(EPISODES) --seed $(SEED) --json > $(RESULTS)/point_mass.json
+	$(BIN)/wm-eval --env two_room --protocol near,far --policy planner,physics,random,hold \
+	  --episodes $(EPISODES) --seed $(SEED) --json > $(RESULTS)/two_room.json
+	$(BIN)/wm-eval --env reacher --protocol far --policy planner --episodes 20 --seed $(SEED) \
+	  --goal-look default --goal-size 480 --json > $(RESULTS)/reacher_goal_look.json
+	$(BIN)/python benchmarks/plan_latency.py --json > $(RESULTS)/plan_latency.json
+	$(MAKE) table
+
+table:
+	$(BIN)/python benchmarks/results_table.py --write README.md
+
+test:
+	$(BIN)/python -m pytest -q
+
+lint:
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy -p wm_plan

@@ -1,0 +1,87 @@
+"""The table of results says what the JSON says."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "results_table.py"
+script = runpy.run_path(str(SCRIPT))
+results_table, parts = script["results_table"], script["parts"]
+
+
+def make_row(**changes) -> dict:
+    counts = {"episodes": 100, "success_rate": 0.93, "ci95": [0.8625, 0.9657]}
+    return {
+        "env": "reacher",
+        "protocol": "near",
+        "policy": "planner",
+        **counts,
+        "held_rate": None,
+        "held_ci95": None,
+        "groups": {},
+        "budget": 50,
+        "plan_ms_p50": 81.6,
+        "plan_ms_p99": 126.6,
+        "settings": {"planner": "cem"},
+        **changes,
+    }
+
+
+def make_result(*rows: dict) -> dict:
+    return {"rows": list(rows), "seed": 1000, "threads": 1, "versions": {"torch": "2.13", "mujoco": "3.17"}}
+
+
+def test_a_row_gives_rates_in_per_cent_with_their_intervals() -> None:
+    lines = results_table([make_result(make_row())]).splitlines()
+    assert lines[2] == "| reacher | near, 50 | **world model + CEM** | 100 | 93 (86 to 97) |  | 82 / 127 |"
+    assert lines[-1] == "Seed 1000; CPU threads: 1; torch 2.13, mujoco 3.17."
+
+
+def test_rows_stand_by_task_then_goals_then_who_acts_whatever_the_files_order() -> None:
+    rows = [
+        make_row(env="two_room"),
+        make_row(protocol="far"),
+        make_row(policy="random", settings={}),
+        make_row(),
+    ]
+    lines = results_table([make_result(row) for row in rows]).splitlines()[2:6]
+    assert [line.split(" | ")[:3] for line in lines] == [
+        ["| reacher", "near, 50", "**world model + CEM**"],
+        ["| reacher", "near, 50", "random actions"],
+        ["| reacher", "far, 50", "**world model + CEM**"],
+        ["| two_room", "near, 50", "**world model + CEM**"],
+    ]
+
+
+def test_kinds_of_goals_have_lines_of_their_own() -> None:
+    group = {
+        "episodes": 48,
+        "success_rate": 0.5,
+        "ci95": [0.36, 0.64],
+        "held_rate": 0.25,
+        "held_ci95": [0.15, 0.39],
+    }
+    text = results_table([make_result(make_row(groups={"other room": group}))])
+    assert "|  |  | of these: other room | 48 | 50 (36 to 64) | 25 (15 to 39) |  |" in text
+
+
+def test_another_look_of_the_goal_is_said() -> None:
+    row = make_row(settings={"planner": "cem", "goal_look": "default", "goal_size": 480})
+    text = results_table([make_result(row)])
+    assert "**world model + CEM**; goal pictures: simulator's own look, 480 px" in text
+
+
+def test_what_was_learned_from_is_counted_in_env_steps() -> None:
+    recipe = {"num_steps": 40, "frame_skip": 4}
+    training = {"episodes": {"train": 950, "held_out": 50}, "data": [recipe], "seconds": 480}
+    text = results_table([make_result(make_row(settings={"planner": "cem", "training": training}))])
+    assert "- reacher's world model: 1,000 logged episodes (160,000 env steps), trained in 8 min." in text
+
+
+def test_no_results_and_no_markers_are_refused() -> None:
+    with pytest.raises(ValueError, match="no results were found"):
+        results_table([{"times_ms": {}}])
+    with pytest.raises(ValueError, match="markers"):
+        parts("nothing here")
+    assert parts("a<!-- results -->\nb\n<!-- end of results -->c") == ("a", "b", "c")
