@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-_COLLAPSED = 0.25
+_COLLAPSED = 0.05
 """Fraction of the spread at the start of training below which latents are said to collapse."""
 
 

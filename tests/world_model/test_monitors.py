@@ -35,9 +35,9 @@ def test_complete_collapse_has_rank_one() -> None:
 
 def test_a_collapse_is_told_in_one_line_and_learning_is_not() -> None:
     start = {"std": 0.6, "effective_rank": 9.0}
-    assert collapse_warning(start, {"std": 0.4, "effective_rank": 4.0}) is None
+    assert collapse_warning(start, {"std": 0.3, "effective_rank": 2.5}) is None
     assert "std fell from 0.6 to 0.01" in collapse_warning(start, {"std": 0.01, "effective_rank": 9.0})
-    assert "effective rank fell from 9 to 2.5" in collapse_warning(start, {"std": 0.6, "effective_rank": 2.5})
+    assert "effective rank fell from 9 to 1.2" in collapse_warning(start, {"std": 0.6, "effective_rank": 1.2})
     both = collapse_warning(start, {"std": math.nan, "effective_rank": math.nan})
     assert "std fell" in both
     assert "rank fell" in both

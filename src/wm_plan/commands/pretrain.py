@@ -17,8 +17,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data", nargs="+", metavar="DIR", help="logs made by wm-collect, of one task or several"
     )
-    parser.add_argument("--steps", type=positive_int, metavar="N", help="optimiser steps (2000)")
-    parser.add_argument("--batch-size", type=positive_int, metavar="N", help="clips a step (32)")
+    parser.add_argument("--steps", type=positive_int, metavar="N", help="optimiser steps")
+    parser.add_argument("--batch-size", type=positive_int, metavar="N", help="clips a step")
 
 
 def configure(config: Any, flags: argparse.Namespace) -> None:  # noqa: ANN401
@@ -129,7 +129,7 @@ class _ProgressBar:
         columns = (
             TextColumn("step"),
             MofNCompleteColumn(),
-            BarColumn(bar_width=12),
+            BarColumn(bar_width=10),
             TextColumn("{task.fields[numbers]}  {task.fields[rate]:.0f} clips/s"),
             TimeRemainingColumn(),
         )

@@ -21,10 +21,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="NAME|DIR",
         help="the frozen encoder: a folder that wm-pretrain wrote, or small (default), random",
     )
+    parser.add_argument("--steps", type=positive_int, metavar="N", help="optimiser steps of the first stage")
     parser.add_argument(
-        "--steps", type=positive_int, metavar="N", help="optimiser steps of the first stage (2000)"
+        "--batch-size", type=positive_int, metavar="N", help="windows a step of the first stage"
     )
-    parser.add_argument("--batch-size", type=positive_int, metavar="N", help="windows a step (64)")
     parser.add_argument(
         "--without-encoder",
         action="store_true",
@@ -171,15 +171,18 @@ class _ProgressBars:
             TextColumn,
             TimeRemainingColumn,
         )
+        from rich.table import Column
 
+        console = job.console
+        room = max(12, console.width - 56)
         columns = (
             TextColumn("{task.description}"),
             MofNCompleteColumn(),
             BarColumn(bar_width=8),
             TimeRemainingColumn(compact=True, elapsed_when_finished=True),
-            TextColumn("{task.fields[numbers]}"),
+            TextColumn("{task.fields[numbers]}", table_column=Column(no_wrap=True, max_width=room)),
         )
-        self._progress = Progress(*columns, console=job.console)
+        self._progress = Progress(*columns, console=console)
         self._task: TaskID | None = None
 
     def begin(self, stage: str) -> None:
