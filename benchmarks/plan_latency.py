@@ -12,6 +12,7 @@ whatever else the machine does meets both. Overrides follow the flags, as in pla
 import argparse
 import json
 import platform
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -183,7 +184,10 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="settings, as in planner.num_samples=512")
     flags = parser.parse_args()
     torch.set_num_threads(1)
-    controller = wm_plan.load(flags.model or flags.env, planner=flags.planner, overrides=flags.overrides)
+    try:
+        controller = wm_plan.load(flags.model or flags.env, planner=flags.planner, overrides=flags.overrides)
+    except ValueError as error:
+        sys.exit(f"plan_latency.py: {error}")
     settings = controller.planner.config
     sizes = {name: getattr(settings, name) for name in ("num_samples", "num_iterations", "horizon")}
     result = {
