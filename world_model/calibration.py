@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from .compact import CompactWorldModel
@@ -43,7 +43,7 @@ def open_loop_error(
 @torch.no_grad()
 def reach_threshold(
     latents: Float[Tensor, "row latent"],
-    states: Float[np.ndarray, "row state"],
+    states: Shaped[np.ndarray, "row state"],
     reached: Reached,
     rng: np.random.Generator,
 ) -> tuple[float, float]:

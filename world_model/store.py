@@ -148,7 +148,7 @@ class TrajectoryStore:
         values = self.read(column, rows.reshape(-1))
         return values.reshape(*rows.shape, *values.shape[1:])
 
-    def episode_rows(self, episode: int) -> slice:
+    def episode_rows(self, episode: int | np.integer) -> slice:
         """The rows of an episode."""
         return slice(int(self.offsets[episode]), int(self.offsets[episode] + self.lengths[episode]))
 
