@@ -386,7 +386,7 @@ def _window_losses(
 
 def _varied(
     run: Training, progress: Progress
-) -> tuple[Float[np.ndarray, "row token dim"] | None, Int[np.ndarray, " row"]]:
+) -> tuple[Float[np.ndarray, "row token dim"] | None, Int[np.ndarray, " chosen"]]:
     """Tokens of the frames in varied looks, and the training rows that have them."""
     try:
         there: Bool[np.ndarray, " row"] = run.store.rows_with("pixels_varied")

@@ -1,0 +1,239 @@
+"""Training a world model on the dot: what it learns, what stays as it was, and that a stop changes nothing."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.dot_world import RECIPE, draw_dots, make_encoder, make_episode, write_dots
+from wm_plan.world_model.compact import CompactConfig, load_model
+from wm_plan.world_model.predictor_training import TrainConfig, check_logs, train_world_model
+from wm_plan.world_model.store import TrajectoryStore
+from wm_plan.world_model.store_writer import StoreWriter
+from wm_plan.world_model.temporal_distance import DistanceConfig
+
+SIZES = {"latent_dim": 8, "token_dim": 8, "head_width": 48, "history": 2, "predictor_width": 48}
+FILES = {"config.json", "encoder", "metrics.jsonl", "model.safetensors", "training.safetensors"}
+
+
+def make_config(**overrides) -> TrainConfig:
+    settings = {
+        "model": CompactConfig(**SIZES, predictor_depth=1, distance_width=16),
+        "distance": DistanceConfig(num_steps=6, batch_size=16, log_every=3),
+        "num_steps": 11,
+        "num_predictor_steps": 6,
+        "batch_size": 8,
+        "predictor_batch_size": 8,
+        "rollout_steps": 3,
+        "predictor_rollout_steps": 4,
+        "token_frames": 8,
+        "look_frames": 8,
+        "held_out": 0.2,
+        "log_every": 4,
+        "save_every": 3,
+    }
+    return TrainConfig(**{**settings, **overrides})
+
+
+def metrics_of(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def judge(states: np.ndarray, goals: np.ndarray) -> np.ndarray:
+    return np.linalg.norm(states - goals, axis=-1) <= 0.08
+
+
+class Stop:
+    """Interrupts a training in the middle of a stage."""
+
+    def __init__(self, stage: str, done: int) -> None:
+        self.wanted, self.done, self.stage = stage, done, ""
+
+    def on_stage(self, name: str) -> None:
+        self.stage = name
+
+    def progress(self, done: int, total: int, metrics: dict[str, float]) -> None:
+        if self.stage == self.wanted and done >= self.done:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory):
+    root = tmp_path_factory.mktemp("trained")
+    store = TrajectoryStore(write_dots(root / "data", 60, varied=True))
+    encoder = make_encoder()
+    before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+    config = make_config(
+        num_steps=250,
+        num_predictor_steps=400,
+        batch_size=32,
+        predictor_batch_size=64,
+        learning_rate=3e-3,
+        save_every=1000,
+        log_every=50,
+        distance=DistanceConfig(num_steps=100, batch_size=64),
+    )
+    stages: list[str] = []
+    model = train_world_model(
+        store,
+        encoder,
+        root / "run",
+        config,
+        reached=judge,
+        record={"command": "here"},
+        on_stage=stages.append,
+    )
+    return root, store, encoder, before, model, stages
+
+
+def test_training_never_changes_the_encoder(trained) -> None:
+    root, _, encoder, before, model, _ = trained
+    assert model.encoder is encoder
+    assert all(torch.equal(before[name], tensor) for name, tensor in encoder.state_dict().items())
+    assert not any(module.training for module in encoder.modules())
+    assert not any(parameter.requires_grad for parameter in encoder.parameters())
+    assert load_model(root / "run").encoder.fingerprint == encoder.fingerprint
+
+
+def test_the_latent_tells_the_position_in_any_look(trained) -> None:
+    model = trained[4]
+    rng = np.random.default_rng(5)
+    positions = rng.random((400, 2))
+    frames = draw_dots(positions)[:, None]
+    latents = model.encode(frames)[:, 0].numpy()
+    inputs = np.hstack([latents, latents**2, np.ones((400, 1))])
+    weights = np.linalg.lstsq(inputs[:200], positions[:200], rcond=None)[0]
+    missed = ((inputs[200:] @ weights - positions[200:]) ** 2).mean()
+    assert missed < 0.05 * positions.var()
+    tinted = model.encode(draw_dots(positions, tint=(120, 200, 90))[:, None])[:, 0].numpy()
+    assert ((tinted - latents) ** 2).sum(1).mean() < 0.2 * 2 * latents.var(0).sum()
+
+
+def test_imagined_latents_are_those_that_follow(trained) -> None:
+    model = trained[4]
+    errors = model.metadata.open_loop_error
+    assert len(errors) == 10
+    assert errors[0] < 0.02
+    assert errors[4] < 0.1
+    episode = make_episode(999)
+    latents = model.encode(episode["pixels"][None])
+    actions = torch.from_numpy(episode["action"][None, 1:5])
+    imagined = model.rollout(latents[:, :2], torch.stack([actions, -actions], dim=1))
+    missed = (imagined - latents[:, None, 2:6]).square().sum(-1)[0, :, -1]
+    assert missed[0] < 0.25 * missed[1]
+
+
+def test_it_judges_what_is_reached_and_knows_how_often_it_errs(trained) -> None:
+    model = trained[4]
+    assert 0 < model.reach_error_rate < 0.35
+    here = model.encode(draw_dots(np.array([[0.5, 0.5], [0.5, 0.5], [0.5, 0.5]]))[:, None])[:, 0]
+    there = model.encode(draw_dots(np.array([[0.5, 0.5], [0.52, 0.49], [0.9, 0.2]]))[:, None])[:, 0]
+    assert model.reached(here, there).tolist() == [True, True, False]
+
+
+def test_strange_frames_are_told_from_familiar_ones(trained) -> None:
+    model = trained[4]
+    familiar = model.unfamiliarity(draw_dots(np.random.default_rng(7).random((100, 2)))[:, None])
+    assert (familiar < 1).float().mean() > 0.9
+    strange = np.random.default_rng(1).integers(0, 256, (5, 1, 16, 16, 3), dtype=np.uint8)
+    assert (model.unfamiliarity(strange) > 1).all()
+
+
+def test_a_checkpoint_says_what_it_was_made_from(trained) -> None:
+    root, store, _, _, model, stages = trained
+    assert {path.name for path in (root / "run").iterdir()} == FILES
+    loaded = load_model(root / "run")
+    record = loaded.metadata.training
+    assert record["config"]["num_steps"] == 250
+    assert record["episodes"] == {"train": 48, "held_out": 12}
+    assert (record["data_fingerprint"], record["command"]) == (store.fingerprint, "here")
+    assert (loaded.env_name, loaded.frame_skip, loaded.metadata.camera) == ("dot", 1, "above")
+    assert loaded.metadata == model.metadata
+    assert stages == [
+        "encoding frames",
+        "state head and predictor",
+        "longer rollouts",
+        "temporal distance",
+        "calibration",
+    ]
+    assert (loaded.action_low.tolist(), loaded.action_high.tolist()) == ([-1, -1], [1, 1])
+
+
+def test_a_stopped_training_resumes_to_the_same_bits(tmp_path: Path) -> None:
+    store, encoder = TrajectoryStore(write_dots(tmp_path / "data", varied=True)), make_encoder()
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    train_world_model(store, encoder, whole, make_config())
+    stops = (("state head and predictor", 8), ("longer rollouts", 4), ("temporal distance", 3))
+    for stage, done in stops:
+        stop = Stop(stage, done)
+        with pytest.raises(KeyboardInterrupt):
+            train_world_model(
+                store,
+                encoder,
+                stopped,
+                make_config(),
+                resume=(stopped / "training.safetensors").exists(),
+                on_stage=stop.on_stage,
+                progress=stop.progress,
+            )
+        assert not (stopped / "model.safetensors").exists()
+    train_world_model(store, encoder, stopped, make_config(), resume=True)
+    assert (whole / "model.safetensors").read_bytes() == (stopped / "model.safetensors").read_bytes()
+    assert metrics_of(whole) == metrics_of(stopped)
+    assert [line["step"] for line in metrics_of(whole)] == [4, 8, 11, 15, 17]
+    assert {path.name for path in stopped.iterdir()} == FILES
+
+
+def test_another_run_is_not_resumed(tmp_path: Path) -> None:
+    store, encoder = TrajectoryStore(write_dots(tmp_path / "data")), make_encoder()
+    with pytest.raises(ValueError, match="holds no training to resume"):
+        train_world_model(store, encoder, tmp_path / "run", make_config(), resume=True)
+    train_world_model(store, encoder, tmp_path / "run", make_config())
+    wider = make_config(model=CompactConfig(**{**SIZES, "latent_dim": 9}))
+    for message, arguments in (
+        ("was trained with model.latent_dim 8, not 9", (store, encoder, tmp_path / "run", wider)),
+        ("was trained with encoder '", (store, make_encoder(seed=1), tmp_path / "run", make_config())),
+        (
+            "was trained with data '",
+            (TrajectoryStore(write_dots(tmp_path / "more", 11)), encoder, tmp_path / "run", make_config()),
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            train_world_model(*arguments, resume=True)
+
+
+def test_logs_that_do_not_serve_are_named(tmp_path: Path) -> None:
+    dots = write_dots(tmp_path / "dots", 3, num_steps=5)
+    with StoreWriter(tmp_path / "blind", RECIPE, 1) as writer:
+        writer.write(0, {"action": np.zeros((9, 2), np.float32)})
+    with StoreWriter(tmp_path / "nameless", {"env": "dot"}, 3) as writer:
+        for index in range(3):
+            writer.write(index, make_episode(index))
+    with StoreWriter(tmp_path / "skips", {**RECIPE, "frame_skip": 4}, 3) as writer:
+        for index in range(3):
+            writer.write(index, make_episode(index))
+    for paths, overrides, message in (
+        ([tmp_path / "blind"], {}, "no column 'pixels'"),
+        ([dots, tmp_path / "blind"], {}, "some of the logs have no column 'pixels'"),
+        ([tmp_path / "nameless"], {}, "does not say its frame_skip"),
+        ([dots, tmp_path / "skips"], {}, "frame_skip is 1 in .* and 4 in"),
+        ([dots], {"predictor_rollout_steps": 5}, "no episode has the 7 rows"),
+        ([dots], {"held_out": 0.9}, "3 episodes are too few to hold 3 out"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            check_logs(TrajectoryStore(paths), make_config(**overrides))
+    check_logs(TrajectoryStore(dots), make_config())
+
+
+@pytest.mark.parametrize(
+    "overrides, message",
+    [
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"held_out": 0.0}, "held_out must be between 0 and 1, got 0.0"),
+    ],
+)
+def test_settings_out_of_range_are_named(overrides: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_config(**overrides)
