@@ -1,4 +1,4 @@
-"""Training a world model on the dot: what it learns, what stays as it was, and that a stop changes nothing."""
+"""Training a world model on the dot: what it learns, what stays as it was, what a stop changes (nothing)."""
 
 import json
 from pathlib import Path

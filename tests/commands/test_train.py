@@ -1,0 +1,234 @@
+"""`wm-train` from the outside: what it writes, what it refuses, and how it stops."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.dot_world import make_encoder, write_dots
+from wm_plan.commands.train import main
+from wm_plan.world_model import load_model
+
+SCRIPT = "import sys; from wm_plan.commands.train import main; sys.exit(main())"
+FILES = [
+    "config.json",
+    "config.yaml",
+    "encoder",
+    "metrics.jsonl",
+    "model.safetensors",
+    "training.safetensors",
+]
+TINY = [
+    "model.latent_dim=8",
+    "model.token_dim=8",
+    "model.head_width=32",
+    "model.history=2",
+    "model.predictor_width=32",
+    "model.distance_width=16",
+    "batch_size=8",
+    "num_predictor_steps=8",
+    "predictor_batch_size=8",
+    "predictor_rollout_steps=5",
+    "rollout_steps=3",
+    "token_frames=8",
+    "distance.num_steps=8",
+    "distance.batch_size=8",
+    "held_out=0.2",
+    "log_every=4",
+    "save_every=3",
+]
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> list[str]:
+    make_encoder().save(tmp_path / "encoder")
+    return [
+        "--data",
+        str(write_dots(tmp_path / "data")),
+        "--encoder",
+        str(tmp_path / "encoder"),
+        *TINY,
+        "--quiet",
+    ]
+
+
+def test_it_trains_resumes_and_overwrites(
+    tmp_path: Path, inputs: list[str], capsys: pytest.CaptureFixture
+) -> None:
+    out = tmp_path / "runs" / "model"
+    argv = [*inputs, "--out", str(out), "--json", "--seed", "5"]
+    assert main([*argv, "--steps", "7"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["env"], result["steps"], result["seed"]) == ("dot", 7, 5)
+    assert result["episodes"] == {"train": 8, "held_out": 2}
+    assert len(result["open_loop_error"]) == 10
+    assert 0 <= result["reach_error_rate"] <= 0.5
+    assert result["use"] == f'controller = wm_plan.load("{out}")'
+    assert sorted(path.name for path in out.iterdir()) == FILES
+    assert "# wm-train " in (out / "config.yaml").read_text()
+
+    model = load_model(out)
+    assert model.encoder.fingerprint == make_encoder().fingerprint == result["encoder_fingerprint"]
+    record = model.metadata.training
+    assert (record["config"]["seed"], record["config"]["distance"]["seed"]) == (5, 5)
+    assert record["command"].startswith("wm-train ")
+    assert record["versions"]["torch"]
+
+    weights = (out / "model.safetensors").read_bytes()
+    assert main([*argv, "--steps", "7"]) == 2
+    assert "is not empty. Name another, or add --overwrite" in capsys.readouterr().err
+    assert main([*argv, "--steps", "7", "--resume", "held_out=0.3"]) == 2
+    assert "was trained with held_out 0.2, not 0.3" in capsys.readouterr().err
+    assert main([*argv, "--steps", "7", "--resume"]) == 0
+    capsys.readouterr()
+    assert (out / "model.safetensors").read_bytes() == weights
+    assert main([*argv, "--steps", "5", "--overwrite"]) == 0
+    steps = [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [4, 5, 9, 13, 13]
+
+
+def test_stages_and_the_held_out_error_are_shown(
+    tmp_path: Path, inputs: list[str], capsys: pytest.CaptureFixture
+) -> None:
+    argv = [argument for argument in inputs if argument != "--quiet"]
+    assert main([*argv, "--out", str(tmp_path / "model"), "--steps", "4"]) == 0
+    printed, errors = capsys.readouterr()
+    for stage in ("encoding frames", "state head and predictor", "longer rollouts", "temporal distance"):
+        assert stage in errors
+    assert "trained on 8 episodes" in printed
+    assert "2 held-out episodes: error after 1 imagined step " in printed
+    assert "use it: " in printed
+
+
+def test_a_built_in_task_is_planned_by_the_next_command_and_judged_by_its_own_tolerance(
+    tmp_path: Path,
+) -> None:
+    from wm_plan.commands.train import _tolerance_of
+    from wm_plan.envs import make
+    from wm_plan.world_model import TrajectoryStore
+    from wm_plan.world_model.store_writer import StoreWriter
+
+    env = make("reacher", render=False)
+    states = env.reset(seed=0)[1]["state"][None].repeat(3, axis=0)
+    states[1, 0] += 0.5 * env.tolerance
+    states[2, 0] += 1.5 * env.tolerance
+    with StoreWriter(tmp_path / "log", {"env": "reacher"}, 1) as writer:
+        writer.write(0, {"state": states})
+    reached = _tolerance_of(TrajectoryStore(tmp_path / "log"))
+    assert reached is not None
+    assert reached(states, states[:1].repeat(3, axis=0)).tolist() == [True, True, False]
+    assert _tolerance_of(TrajectoryStore(write_dots(tmp_path / "dots", 1))) is None
+    with StoreWriter(tmp_path / "other", {"env": "reacher"}, 1) as writer:
+        writer.write(0, {"state": states[:, :1]})
+    assert _tolerance_of(TrajectoryStore(tmp_path / "other")) is None
+
+
+def test_ctrl_c_keeps_the_checkpoint_and_a_resumed_run_is_as_if_it_had_not_stopped(
+    tmp_path: Path, inputs: list[str]
+) -> None:
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    argv = [*inputs, "--steps", "150"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, *argv, "--out", str(out)],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 60
+    while not (out / "training.safetensors").is_file():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130, errors
+    assert f"a checkpoint is kept in {out}. Go on with: the same command and --resume" in errors
+    assert len(errors.splitlines()) == 1
+    assert sorted(path.name for path in out.iterdir()) == [
+        "config.yaml",
+        "metrics.jsonl",
+        "training.safetensors",
+    ]
+    assert main([*argv, "--out", str(out), "--resume"]) == 0
+    assert main([*argv, "--out", str(whole)]) == 0
+    for name in ("model.safetensors", "metrics.jsonl"):
+        assert (out / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_the_shipped_encoder_may_be_left_out(
+    tmp_path: Path, inputs: list[str], capsys: pytest.CaptureFixture
+) -> None:
+    out = tmp_path / "model"
+    assert main([*inputs, "--out", str(out), "--without-encoder"]) == 2
+    assert "--without-encoder goes with --encoder small" in capsys.readouterr().err
+    shipped = [*inputs, "--encoder", "small", "--without-encoder", "--steps", "2", "--out", str(out)]
+    assert main(shipped) == 0
+    assert not (out / "encoder").exists()
+    assert load_model(out).encoder.name == "small"
+
+
+def test_a_dry_run_prints_the_config_and_writes_nothing(
+    tmp_path: Path, inputs: list[str], capsys: pytest.CaptureFixture
+) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    assert main([*inputs, "--out", str(tmp_path / "model"), "--dry-run", "--json", "--seed", "4"]) == 0
+    config = json.loads(capsys.readouterr().out)
+    assert (config["seed"], config["distance"]["seed"], config["model"]["latent_dim"]) == (4, 4, 8)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_sweep_trains_every_combination(
+    tmp_path: Path, inputs: list[str], capsys: pytest.CaptureFixture
+) -> None:
+    argv = [*inputs, "--out", str(tmp_path / "sweep"), "--json", "--steps", "2", "-m", "seed=1,2"]
+    assert main(argv) == 0
+    jobs = json.loads(capsys.readouterr().out)["jobs"]
+    assert [job["result"]["seed"] for job in jobs] == [1, 2]
+    assert load_model(jobs[1]["folder"]).env_name == "dot"
+
+
+@pytest.mark.parametrize(
+    "argv, message",
+    [
+        ([], "no data was given. Add --data DIR"),
+        (["--data", "nowhere"], "nowhere does not exist"),
+        (["--data", "data", "--encoder", "smal"], "Did you mean 'small'"),
+        (["--data", "data", "--encoder", "data"], "holds no encoder"),
+        (["--data", "data", "--encoder", "encoder", "model.latent_dim=0"], "latent_dim must be at least 1"),
+        (["--data", "data", "--encoder", "encoder", "latent_dim=3"], "Did you mean 'model.latent_dim'"),
+        (["--data", "data", "--encoder", "encoder", "held_out=1"], "held_out must be between 0 and 1"),
+        (["--data", "data", "--encoder", "encoder", "rollout_steps=50"], "no episode has the 53 rows"),
+        (
+            ["--data", "data", "--encoder", "encoder", "--resume"],
+            "--resume goes on with the run in --out DIR",
+        ),
+        (
+            ["--data", "data", "--encoder", "encoder", "--resume", "--out", "out"],
+            "holds no training to resume",
+        ),
+        (
+            ["--data", "data", "--encoder", "encoder", "--overwrite", "--out", "encoder"],
+            "is also what is read",
+        ),
+    ],
+)
+def test_wrong_input_is_one_line(
+    argv: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_dots(tmp_path / "data", 3)
+    make_encoder().save(tmp_path / "encoder")
+    assert main([*argv, "--quiet"]) == 2
+    out, errors = capsys.readouterr()
+    assert (out, len(errors.splitlines())) == ("", 1)
+    assert message in errors
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "encoder"]
