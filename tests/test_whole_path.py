@@ -1,4 +1,4 @@
-"""From nothing to a plan by the real commands, on sizes so small that it runs in seconds and learns nothing."""
+"""From nothing to a plan by the real commands, on sizes so small that all of it runs in seconds."""
 
 import json
 from pathlib import Path
