@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,7 +116,7 @@ def _report(job: Job, out: Path, store: TrajectoryStore, encoder: JEPAEncoder, w
         result,
         f"{out}: {result['steps']} steps in {record['seconds']:.0f} s, loss {metrics['loss']:.3f}, "
         f"std {metrics['std']:.3f}, effective rank {metrics['effective_rank']:.1f}\n"
-        f"use it: wm-train --encoder {out} --data DIR --out DIR",
+        f"use it: wm-train --encoder {shlex.quote(str(out))} --data DIR --out DIR",
     )
     return DONE
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -126,7 +127,7 @@ def _report(job: Job, out: Path, model: CompactWorldModel) -> int:
     metadata = model.metadata
     record, errors = metadata.training, metadata.open_loop_error
     if model.env_name in task_names():
-        use = f"wm-plan --model {out} --goal IMAGE"
+        use = f"wm-plan --model {shlex.quote(str(out))} --goal IMAGE"
     else:
         use = f'controller = wm_plan.load("{out}")'
     names = ["config.json", "model.safetensors", "metrics.jsonl", "config.yaml"]
