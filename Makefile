@@ -17,10 +17,13 @@ export OMP_NUM_THREADS ?= 1
 .PHONY: data encoder train-all results table test lint
 .DELETE_ON_ERROR:
 
-data: $(DATA)/reacher/manifest.json $(VARIED:%=%/manifest.json)
+data: $(DATA)/reacher/manifest.json $(DATA)/renderer_reacher/manifest.json $(VARIED:%=%/manifest.json)
 
 $(DATA)/reacher/manifest.json:
 	$(BIN)/wm-collect --env reacher --episodes 1000 --seed 100 --out $(@D)
+
+$(DATA)/renderer_reacher/manifest.json:
+	$(BIN)/wm-collect --env reacher --episodes 240 --seed 300 --varied renderer --out $(@D)
 
 $(DATA)/varied_reacher/manifest.json:
 	$(BIN)/wm-collect --env reacher --episodes 600 --seed 200 --varied --out $(@D)
@@ -34,12 +37,12 @@ $(DATA)/varied_two_room/manifest.json:
 encoder: $(RUNS)/encoder/model.safetensors
 
 $(RUNS)/encoder/model.safetensors: $(VARIED:%=%/manifest.json)
-	$(BIN)/wm-pretrain --data $(^D) --steps 1600 --out $(@D) \
-	  encoder.depth=4 'jepa.target_layers=[2,4]' 'feature_layers=[2]'
+	$(BIN)/wm-pretrain --data $(^D) --out $(@D)
 
 train-all: $(TASKS:%=$(RUNS)/%/model.safetensors)
 
-$(RUNS)/reacher/model.safetensors: $(DATA)/reacher/manifest.json $(DATA)/varied_reacher/manifest.json
+$(RUNS)/reacher/model.safetensors: $(DATA)/reacher/manifest.json $(DATA)/varied_reacher/manifest.json \
+  $(DATA)/renderer_reacher/manifest.json
 $(RUNS)/point_mass/model.safetensors: $(DATA)/varied_point_mass/manifest.json
 $(RUNS)/two_room/model.safetensors: $(DATA)/varied_two_room/manifest.json
 $(RUNS)/two_room/model.safetensors: OPTIONS = distance.num_steps=15000

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from .gl import GraphicsError, choose_backend
-from .looks import DEFAULT_MUJOCO, PLAIN, Look, LookRanges, sample_look
+from .looks import DEFAULT_MUJOCO, PLAIN, Look, LookRanges, sample_look, sample_renderer_look
 from .registration import gymnasium_id, make, register_envs, task_names
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ __all__ = [
     "make_policy",
     "register_envs",
     "sample_look",
+    "sample_renderer_look",
     "task_names",
 ]
 

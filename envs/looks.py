@@ -165,6 +165,38 @@ def sample_look(
     )
 
 
+def sample_renderer_look(rng: np.random.Generator) -> Look:
+    """Draw a look that another user's renderer settings could give: nothing of the scene is recoloured.
+
+    Shadows (of several sharpnesses), reflections, sky, haze and antialiasing on or off, the light's level and
+    tilt, the task's target visible at its own place or anywhere, slight sensor noise.
+    """
+    own_light = rng.random() < 0.5
+    tilt, azimuth = rng.uniform(0.0, 0.5), rng.uniform(-math.pi, math.pi)
+    own_place = rng.random() < 0.3
+    target = rng.uniform(-0.25, 0.25, 2)
+    return Look(
+        samples=int(rng.choice((0, 4))),
+        shadows=bool(rng.random() < 0.6),
+        shadow_map_size=int(rng.choice((512, 1024, 2048), p=(0.5, 0.3, 0.2))),
+        reflections=bool(rng.random() < 0.5),
+        skybox=bool(rng.random() < 0.5),
+        haze=bool(rng.random() < 0.5),
+        light_direction=None
+        if own_light
+        else (
+            float(math.sin(tilt) * math.cos(azimuth)),
+            float(math.sin(tilt) * math.sin(azimuth)),
+            float(-math.cos(tilt)),
+        ),
+        light_rgb=None if own_light else _rgb(np.full(3, rng.uniform(0.3, 0.9))),
+        target_visible=bool(rng.random() < 0.7),
+        target_position=None if own_place else (float(target[0]), float(target[1])),
+        noise_std=float(rng.uniform(0.0, 3.0)) if rng.random() < 0.3 else 0.0,
+        noise_seed=int(rng.integers(2**31)),
+    )
+
+
 def _rgb(values: np.ndarray) -> RGB:
     return float(values[0]), float(values[1]), float(values[2])
 

@@ -33,7 +33,7 @@ class JEPAConfig:
     predictor_width: int = 96
     predictor_depth: int = 3
     predictor_heads: int = 3
-    target_layers: list[int] = field(default_factory=lambda: [2, 6])
+    target_layers: list[int] = field(default_factory=lambda: [2, 4])
     masks: list[MaskConfig] = field(default_factory=lambda: [replace(SHORT_RANGE), replace(LONG_RANGE)])
     saliency: float = 0.7
 

@@ -6,6 +6,7 @@ Three stages, each on what the one before leaves fixed:
    latent that really follows than to any other in the batch (which also keeps latents from collapsing, and
    resolves everything that tells frames apart), inverse dynamics, the tokens told from the latent, agreement
    of a frame in two looks;
+   afterwards the head alone learns to give the latents of plain frames in every other look that was logged;
 2. the predictor, anew, on the now fixed and scaled latents: squared error over longer rollouts, at a
    hundredth of the first stage's cost a step;
 3. the temporal distance, on the same latents.
@@ -72,6 +73,8 @@ class TrainConfig:
         token_frames: frames a step for which that is asked.
         look_weight: of the squared difference between the latents of a frame in two looks.
         look_frames: frames a step that are seen in both looks.
+        num_look_steps: optimiser steps in which the head learns to give its plain latents in other looks.
+        look_batch_size: frames a step of them, as many again in plain look.
         held_out: fraction of episodes kept for validation.
         seed: of weights, windows and the split.
         log_every: steps from one line of metrics to the next.
@@ -94,6 +97,8 @@ class TrainConfig:
     token_frames: int = 128
     look_weight: float = 1.0
     look_frames: int = 96
+    num_look_steps: int = 800
+    look_batch_size: int = 192
     held_out: float = 0.05
     seed: int = 0
     log_every: int = 50
@@ -262,15 +267,18 @@ def train_world_model(
         drop_metrics_after(out, start)
     on_stage("encoding frames")
     tokens = run.tokens("pixels", progress)
-    _varied(run, progress)  # encoded here, with progress; read from the cache below
+    varied, varied_rows = _varied(run, progress)
     if start == 0:
         rng = np.random.default_rng([config.seed, 1])
         rows = np.sort(run.windows(0).sample(min(2048, len(run.windows(0))), rng)[:, 0])
         run.model.head.fit_normaliser(torch.from_numpy(tokens[rows]))
     on_stage("state head and predictor")
     _first_stage(run, tokens, optimizer, start, began, progress)
-    run.model.head.requires_grad_(False)
     run.model.head.fit_scale(all_latents(run.model, tokens))
+    if varied is not None and len(varied_rows):
+        on_stage("other looks")
+        look_stage(run, tokens, varied, varied_rows, progress)
+    run.model.head.requires_grad_(False)
     latents = all_latents(run.model, tokens)
     run.model.latent_variance.copy_(latents.var(dim=0).sum())
     on_stage("longer rollouts")
@@ -353,6 +361,40 @@ def _first_stage(
                     "settings": run.settings,
                 },
             )
+
+
+def look_stage(
+    run: Training,
+    tokens: Float[np.ndarray, "row token dim"],
+    varied: Float[np.ndarray, "row token dim"],
+    varied_rows: Int[np.ndarray, " chosen"],
+    progress: Progress,
+) -> None:
+    """Teach the head to give a frame's latent in every look; plain frames keep the latents that they have."""
+    config, head = run.config, run.model.head
+    targets = all_latents(run.model, tokens)
+    plain_rows = run.windows(0)
+    optimizer = torch.optim.AdamW(
+        head.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+    )
+    total, running = config.num_look_steps, 0.0
+    for step in range(total):
+        rng = np.random.default_rng([config.seed, 5, step])
+        for group in optimizer.param_groups:
+            group["lr"] = config.learning_rate * warmup_cosine(step, total)
+        plain = plain_rows.sample(config.look_batch_size, rng)[:, 0]
+        other = rng.choice(varied_rows, config.look_batch_size)
+        latents = head(torch.from_numpy(np.concatenate([tokens[plain], varied[other]])))
+        loss = 2 * F.mse_loss(latents, targets[torch.from_numpy(np.concatenate([plain, other]))])
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(head.parameters(), 1.0)
+        optimizer.step()
+        running += loss.item()
+        if (step + 1) % config.log_every == 0 or step + 1 == total:
+            metrics = {"look_stage": running / (step % config.log_every + 1)}
+            running = 0.0
+            progress(step + 1, total, metrics)
 
 
 def _window_losses(

@@ -61,8 +61,8 @@ class PretrainConfig:
 
     encoder: ViTConfig = field(default_factory=ViTConfig)
     jepa: JEPAConfig = field(default_factory=JEPAConfig)
-    feature_layers: list[int] = field(default_factory=lambda: [2, 4])
-    num_steps: int = 2000
+    feature_layers: list[int] = field(default_factory=lambda: [2])
+    num_steps: int = 1600
     batch_size: int = 32
     clip_frames: int = 4
     still_rate: float = 0.3

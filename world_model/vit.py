@@ -31,7 +31,7 @@ class ViTConfig:
     tubelet_size: int = 2
     num_frames: int = 4
     width: int = 192
-    depth: int = 6
+    depth: int = 4
     num_heads: int = 3
     mlp_ratio: float = 4.0
 

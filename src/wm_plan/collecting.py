@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib import metadata
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from gymnasium.spaces import Box
 
-from wm_plan.envs import LookRanges, choose_backend, make, sample_look
+from wm_plan.envs import LookRanges, choose_backend, make, sample_look, sample_renderer_look
 from wm_plan.envs.rollout import LOOK_PERIOD
 from wm_plan.world_model.store_writer import StoreWriter, stage_episode
 
@@ -46,7 +47,8 @@ class CollectConfig:
         policy: name of the logging policy; the task's own when None.
         seed: together with its index it decides each episode.
         image_size: height and width of a frame [px]; the task's own when None.
-        varied: also log `pixels_varied`, each state in a look of its own.
+        varied: also log `pixels_varied`, the same states in random looks: "all" (light, colours, floor, camera,
+            ...; see `LookRanges`) or "renderer" (what another user's renderer settings change). None logs none.
         episodes_per_shard: episodes in one HDF5 file.
     """
 
@@ -56,13 +58,15 @@ class CollectConfig:
     policy: str | None = None
     seed: int = 0
     image_size: int | None = None
-    varied: bool = False
+    varied: str | None = None
     episodes_per_shard: int = 250
 
     def __post_init__(self) -> None:
         for name in ("num_episodes", "num_steps", "episodes_per_shard"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.varied not in (None, "all", "renderer"):
+            raise ValueError(f"varied must be 'all' or 'renderer', got {self.varied!r}")
         if self.seed < 0:
             raise ValueError(f"seed must be 0 or more, got {self.seed}")
 
@@ -113,7 +117,8 @@ def make_recipe(config: CollectConfig) -> dict[str, Any]:
             "action_high": env.action_space.high.tolist(),
             "proprio": list(env.proprio_names),
             "look": asdict(env.look),
-            "varied_looks": asdict(LookRanges()) if config.varied else None,
+            "varied": config.varied,
+            "varied_looks": asdict(LookRanges()) if config.varied == "all" else None,
             "look_period": LOOK_PERIOD if config.varied else None,
         }
     finally:
@@ -193,12 +198,13 @@ def roll_out(env: TaskEnv, recipe: dict[str, Any], index: int) -> Episode:
     from wm_plan.envs import collect_episode
 
     seed = episode_seed(recipe["seed"], index)
-    looks = None
-    if recipe["varied_looks"] is not None:
+    looks: Callable[[np.random.Generator], Any] | None = None
+    if recipe["varied"] == "renderer":
+        looks = sample_renderer_look
+    elif recipe["varied"] == "all":
         ranges = LookRanges(**recipe["varied_looks"])
 
-        def looks(rng: np.random.Generator) -> Any:  # noqa: ANN401
-            return sample_look(rng, ranges)
+        looks = partial(sample_look, ranges=ranges)
 
     return collect_episode(env, _make_policy(recipe["policy"], env, seed), recipe["num_steps"], seed, looks)
 

@@ -6,7 +6,16 @@ import functools
 import numpy as np
 import pytest
 
-from wm_plan.envs import DEFAULT_MUJOCO, PLAIN, Look, LookRanges, make, sample_look, task_names
+from wm_plan.envs import (
+    DEFAULT_MUJOCO,
+    PLAIN,
+    Look,
+    LookRanges,
+    make,
+    sample_look,
+    sample_renderer_look,
+    task_names,
+)
 
 SIZE = 64
 every_task = pytest.mark.parametrize("name", task_names())
@@ -175,3 +184,13 @@ def test_a_look_that_cannot_be_drawn_is_refused():
         Look(floor_texture="marble")
     with pytest.raises(ValueError, match="samples must be 0, 2, 4 or 8, got 3"):
         Look(samples=3)
+
+
+def test_renderer_looks_recolour_nothing_and_show_the_target_and_shadows_often() -> None:
+    looks = [sample_renderer_look(np.random.default_rng(seed)) for seed in range(200)]
+    for look in looks:
+        assert (look.agent_rgb, look.effector_rgb, look.floor_rgb, look.wall_rgb) == (None,) * 4
+        assert (look.camera_roll, look.camera_zoom) == (0.0, 1.0)
+    assert 0.4 < np.mean([look.shadows for look in looks]) < 0.8
+    assert 0.5 < np.mean([look.target_visible for look in looks]) < 0.9
+    assert sample_renderer_look(np.random.default_rng(3)) == looks[3]

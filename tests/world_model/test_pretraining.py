@@ -189,7 +189,7 @@ def test_logs_that_do_not_serve_are_refused_and_nothing_is_written(tmp_path: Pat
         ({"learning_rate": 0.0}, "learning_rate must be above 0"),
         ({"learning_rate": float("nan")}, "learning_rate must be above 0"),
         ({"feature_layers": [3]}, r"feature_layers must be numbers from 0 to 2 \(encoder.depth\), got \[3\]"),
-        ({"jepa": JEPAConfig()}, r"jepa.target_layers must be numbers from 1 to 2 .*got \[2, 6\]"),
+        ({"jepa": JEPAConfig()}, r"jepa.target_layers must be numbers from 1 to 2 .*got \[2, 4\]"),
     ],
 )
 def test_settings_out_of_range_are_named(overrides: dict, message: str) -> None:

@@ -22,7 +22,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--policy", metavar="NAME", help="logging policy (default: the task's own)")
     parser.add_argument("--image-size", type=positive_int, metavar="N", help="pixels a side (default 96)")
-    parser.add_argument("--varied", action="store_true", help="also log every frame in a random look")
+    parser.add_argument(
+        "--varied",
+        nargs="?",
+        const="all",
+        choices=("all", "renderer"),
+        help="also log every frame in a random look; renderer: only what renderer settings change",
+    )
     parser.add_argument("--workers", type=positive_int, default=2, metavar="N", help="processes (2)")
     parser.add_argument("--dry-run", action="store_true", help="check all input, print the recipe, stop")
 

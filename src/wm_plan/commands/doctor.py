@@ -36,8 +36,6 @@ def examine() -> dict[str, Any]:
         notes.append(f"--threads {fastest} is {gain:.1f} times as fast as the default of 1 here")
     if not devices["cuda"] and torch.version.cuda:
         notes.append("torch is a CUDA build but finds no GPU: check the driver with nvidia-smi")
-    for extra, missing in _missing_extras().items():
-        notes.append(f"for {', '.join(missing)}: pip install 'wm-plan[{extra}]'")
     return {
         "ready": not fixes,
         "graphics": graphics,
@@ -97,22 +95,6 @@ def _graphics() -> dict[str, Any]:
             fix = f"unset MUJOCO_GL (it says {by_user}, which fails here; {working[0]} works)"
         chosen = None
     return {"backends": backends, "chosen": chosen, "by_user": bool(by_user), "fix": fix}
-
-
-def _missing_extras() -> dict[str, list[str]]:
-    """Name what the optional extras would bring and is not installed."""
-    from importlib.util import find_spec
-
-    extras = {
-        "data": {"pyarrow": "LeRobot data", "minari": "Minari data", "zarr": "zarr data"},
-        "hf": {"transformers": "V-JEPA 2 and DINO encoders"},
-        "train": {"tensorboard": "TensorBoard logs"},
-    }
-    missing = {
-        extra: [what for module, what in modules.items() if find_spec(module) is None]
-        for extra, modules in extras.items()
-    }
-    return {extra: names for extra, names in missing.items() if names}
 
 
 COMMAND = Command(
