@@ -47,8 +47,8 @@ class CollectConfig:
         policy: name of the logging policy; the task's own when None.
         seed: together with its index it decides each episode.
         image_size: height and width of a frame [px]; the task's own when None.
-        varied: also log `pixels_varied`, the same states in random looks: "all" (light, colours, floor, camera,
-            ...; see `LookRanges`) or "renderer" (what another user's renderer settings change). None logs none.
+        varied: also log `pixels_varied`, the same states in random looks: "all" (see `LookRanges`: light,
+            colours, floor, camera, ...) or "renderer" (what other renderer settings change); None logs none.
         episodes_per_shard: episodes in one HDF5 file.
     """
 
