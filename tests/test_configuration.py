@@ -32,7 +32,7 @@ def test_presets_hold_only_differences() -> None:
     for task in task_names():
         preset = yaml.safe_load((CONFIG_FOLDER / "task" / f"{task}.yaml").read_text())
         given = {"env": task, "planner": {}, "objective": {}, "control": {}} | preset
-        plain = as_values(compose("plan", base=["~task"]))
+        plain = as_values(compose("plan", base=["~task", "~task_planner"]))
         for section in ("planner", "objective", "control"):
             same = {key for key, value in given[section].items() if plain[section][key] == value}
             assert not same, f"{task}.yaml repeats defaults: {same}"

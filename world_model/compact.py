@@ -339,8 +339,10 @@ class CompactWorldModel(nn.Module):
         return self.signature_distance(signatures) / max(self.metadata.familiarity_threshold, 1e-9)
 
     def signature_distance(self, signatures: Float[Tensor, "batch dim"]) -> Float[Tensor, " batch"]:
-        """Distance to the nearest kept signature."""
-        return torch.cdist(signatures, self.familiar_signatures).min(dim=1).values
+        """Distance to the nearest kept signature, each number in units of its spread among them."""
+        spread = self.familiar_signatures.std(dim=0)
+        unit = spread + 0.1 * spread.mean() + 1e-6
+        return torch.cdist(signatures / unit, self.familiar_signatures / unit).min(dim=1).values
 
     def save(self, folder: str | Path, *, with_encoder: bool = True) -> None:
         """Write the model into `folder`, its encoder beside it unless it ships with the package.

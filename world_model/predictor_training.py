@@ -287,7 +287,8 @@ def train_world_model(
     train_distance(run.model.distance, latents, store, run.train_episodes, config.distance, progress)
     on_stage("calibration")
     calibrate(run.model, latents, run.actions, store, run.held_episodes, reached)
-    fit_familiarity(run, tokens)
+    plain_rows = run.windows(0).rows(np.arange(len(run.windows(0))))[:, 0]
+    fit_familiarity(run.model, tokens, plain_rows, varied, varied_rows, config.seed)
     run.model.metadata.training = {
         "config": asdict(config),
         "data": store.recipes,
@@ -484,27 +485,36 @@ def _blocks(tokens: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
 
 
 @torch.no_grad()
-def fit_familiarity(run: Training, tokens: Float[np.ndarray, "row token dim"]) -> None:
-    """Keep signatures of training frames, in all their looks, and the largest distance still familiar."""
-    rng = np.random.default_rng([run.config.seed, 4])
-    varied, varied_rows = _varied(run, no_progress)
-    plain_rows = run.windows(0).rows(np.arange(len(run.windows(0))))[:, 0]
-    sources = [(tokens, plain_rows), *([(varied, varied_rows)] if varied is not None else [])]
-    kept = len(run.model.familiar_signatures) // len(sources)
-    bank, others = [], []
-    for column, rows in sources:
-        chosen = rng.permutation(rows)[: 2 * kept]
-        signatures = frame_signature(torch.from_numpy(column[np.sort(chosen)]))[
-            torch.from_numpy(rng.permutation(len(chosen)))
-        ]
-        bank.append(signatures[: max(1, len(chosen) // 2)])
-        others.append(signatures[max(1, len(chosen) // 2) :])
-    filled = torch.cat(bank)
-    repeats = -(-len(run.model.familiar_signatures) // len(filled))
-    run.model.familiar_signatures.copy_(filled.repeat(repeats, 1)[: len(run.model.familiar_signatures)])
-    run.model.metadata.familiarity_threshold = 1.0
-    scores = run.model.signature_distance(torch.cat(others))
-    run.model.metadata.familiarity_threshold = float(scores.quantile(0.995))
+def fit_familiarity(
+    model: CompactWorldModel,
+    tokens: Float[np.ndarray, "row token dim"],
+    plain_rows: Int[np.ndarray, " plain"],
+    varied: Float[np.ndarray, "row token dim"] | None,
+    varied_rows: Int[np.ndarray, " chosen"],
+    seed: int,
+) -> None:
+    """Keep signatures of training frames that the model reads rightly, and how far others of them are at most.
+
+    Plain frames count, and those in other looks whose latent is that of the plain frame, to within what counts as
+    reached: a look that was logged and never learned is no familiar one.
+    """
+    rng = np.random.default_rng([seed, 4])
+    size = len(model.familiar_signatures)
+    chosen = np.sort(rng.permutation(plain_rows)[:size])
+    kinds = [torch.from_numpy(tokens[chosen])]
+    if varied is not None and len(varied_rows):
+        chosen = np.sort(rng.permutation(varied_rows)[: 4 * size])
+        plain, other = torch.from_numpy(tokens[chosen]), torch.from_numpy(varied[chosen])
+        error = (model.head(plain) - model.head(other)).square().sum(-1)
+        read_rightly = other[error <= model.metadata.reach_threshold][:size]
+        kinds += [read_rightly] if len(read_rightly) else []
+    mixed = torch.cat([frame_signature(kind) for kind in kinds])
+    mixed = mixed[torch.from_numpy(rng.permutation(len(mixed)))]
+    bank, others = mixed[: (len(mixed) + 1) // 2], mixed[(len(mixed) + 1) // 2 :]
+    repeats = -(-size // len(bank))
+    model.familiar_signatures.copy_(bank.repeat(repeats, 1)[:size])
+    if len(others):
+        model.metadata.familiarity_threshold = float(model.signature_distance(others).quantile(0.995))
 
 
 def _metadata(store: TrajectoryStore, action: Float[np.ndarray, "row action"]) -> ModelMetadata:

@@ -149,7 +149,7 @@ def test_a_dry_run_prints_the_config_and_writes_nothing(
         (["--data", "data", "--steps", "0"], "at least 1"),
         (["--data", "data", "encoder.widht=3"], "Did you mean 'encoder.width'"),
         (["--data", "data", "encoder.patch_size=7"], "no multiple of patch_size 7"),
-        (["--data", "data", "jepa.target_layers=[9]"], "jepa.target_layers must be numbers from 1 to 6"),
+        (["--data", "data", "jepa.target_layers=[9]"], "jepa.target_layers must be numbers from 1 to 4"),
         (["--data", "data", "clip_frames=3"], "clip_frames must be a multiple of 2"),
         (["--data", "data", "learning_rate=fast"], "bad override 'learning_rate=fast'"),
         (["--data", "short"], "no episode has the 4 rows"),

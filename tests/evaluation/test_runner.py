@@ -142,10 +142,10 @@ def test_random_actions_are_held_and_depend_on_the_trial_alone(point_masses: lis
     assert ends(together) == ends(alone)
     assert len({one.final_error for one in together}) == 7
     policy.begin(point_masses, trials[:3])
-    actions = np.stack([policy.act(step, point_masses, np.ones(3, bool)) for step in range(8)])
-    assert (actions[:4] == actions[0]).all()
-    assert (actions[4:] == actions[4]).all()
-    assert not (actions[4] == actions[0]).any()
+    actions = np.stack([policy.act(step, point_masses, np.ones(3, bool)) for step in range(10)])
+    assert (actions[:5] == actions[0]).all()
+    assert (actions[5:] == actions[5]).all()
+    assert not (actions[5] == actions[0]).any()
 
 
 def test_a_planner_that_sees_reaches_goals_and_rows_do_not_mix() -> None:

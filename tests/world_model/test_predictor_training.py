@@ -154,6 +154,7 @@ def test_a_checkpoint_says_what_it_was_made_from(trained) -> None:
     assert stages == [
         "encoding frames",
         "state head and predictor",
+        "other looks",
         "longer rollouts",
         "temporal distance",
         "calibration",
