@@ -8,6 +8,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from wm_plan.configuration import CONFIG_FOLDER, as_values, as_yaml, compose
+from wm_plan.configs.schema import PlanConfig
 from wm_plan.controller import check_settings, planner_name
 from wm_plan.envs import task_names
 from wm_plan.planners import CEMConfig, planner_names
@@ -32,7 +33,7 @@ def test_presets_hold_only_differences() -> None:
     for task in task_names():
         preset = yaml.safe_load((CONFIG_FOLDER / "task" / f"{task}.yaml").read_text())
         given = {"env": task, "planner": {}, "objective": {}, "control": {}} | preset
-        plain = as_values(compose("plan", base=["~task", "~task_planner"]))
+        plain = as_values(OmegaConf.structured(PlanConfig(env=task, planner=CEMConfig())))
         for section in ("planner", "objective", "control"):
             same = {key for key, value in given[section].items() if plain[section][key] == value}
             assert not same, f"{task}.yaml repeats defaults: {same}"

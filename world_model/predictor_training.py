@@ -493,10 +493,10 @@ def fit_familiarity(
     varied_rows: Int[np.ndarray, " chosen"],
     seed: int,
 ) -> None:
-    """Keep signatures of training frames that the model reads rightly, and how far others of them are at most.
+    """Keep signatures of training frames that the model reads rightly, and how far others of them may be.
 
-    Plain frames count, and those in other looks whose latent is that of the plain frame, to within what counts as
-    reached: a look that was logged and never learned is no familiar one.
+    Plain frames count, and those in other looks whose latent is that of the plain frame, to within what counts
+    as reached: a look that was logged and never learned is no familiar one.
     """
     rng = np.random.default_rng([seed, 4])
     size = len(model.familiar_signatures)

@@ -140,7 +140,7 @@ def test_ctrl_c_keeps_the_checkpoint_and_a_resumed_run_is_as_if_it_had_not_stopp
         start_new_session=True,
     )
     deadline = time.monotonic() + 60
-    while not (out / "training.safetensors").is_file():
+    while not all((out / name).is_file() for name in ("training.safetensors", "metrics.jsonl")):
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline
         time.sleep(0.01)
