@@ -7,8 +7,8 @@ import yaml
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from wm_plan.configuration import CONFIG_FOLDER, as_values, as_yaml, compose
 from wm_plan.configs.schema import PlanConfig
+from wm_plan.configuration import CONFIG_FOLDER, as_values, as_yaml, compose
 from wm_plan.controller import check_settings, planner_name
 from wm_plan.envs import task_names
 from wm_plan.planners import CEMConfig, planner_names

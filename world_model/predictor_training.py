@@ -495,7 +495,7 @@ def fit_familiarity(
 ) -> None:
     """Keep signatures of training frames that the model reads rightly, and how far others of them may be.
 
-    Plain frames count, and those in other looks whose latent is that of the plain frame, to within what counts
+    Plain frames count, and those in other looks whose latent is the plain frame's, to within what counts
     as reached: a look that was logged and never learned is no familiar one.
     """
     rng = np.random.default_rng([seed, 4])
