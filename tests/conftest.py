@@ -1,6 +1,7 @@
 """One thread everywhere, and a rendering backend that works here, before any test loads torch or MuJoCo."""
 
 import os
+import signal
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
@@ -14,4 +15,6 @@ def pytest_sessionstart() -> None:
     from wm_plan.envs import choose_backend
 
     choose_backend()
+    # A shell that starts us in the background has SIGINT ignored, and so would every command that tests stop with it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     torch.set_num_threads(1)
