@@ -15,6 +15,6 @@ def pytest_sessionstart() -> None:
     from wm_plan.envs import choose_backend
 
     choose_backend()
-    # A shell that starts us in the background has SIGINT ignored, and so would every command that tests stop with it.
+    # A shell that starts tests in the background ignores SIGINT; what they interrupt must not inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     torch.set_num_threads(1)
