@@ -1,0 +1,40 @@
+"""Finding out in which format logged trajectories are, and opening them."""
+
+from importlib import import_module
+from pathlib import Path
+
+from .protocol import Source
+
+# format: (module, class, what it looks like). Each class has `recognises(path)`, which is quick and needs no
+# extra package, and is made from the path. The first that recognises a path has it.
+FORMATS = {
+    "native": ("native", "NativeSource", "a folder with manifest.json and .h5 shards"),
+    "lerobot": ("lerobot", "LeRobotSource", "a folder with meta/info.json"),
+    "minari": ("minari", "MinariSource", "a folder with data/main_data.hdf5 and data/metadata.json"),
+    "diffusion-policy": (
+        "diffusion_policy",
+        "DiffusionPolicySource",
+        "a .zarr folder or .zarr.zip with data/ and meta/episode_ends",
+    ),
+    "robomimic": ("robomimic", "RobomimicSource", "an HDF5 file with groups data/demo_*"),
+    "stable-worldmodel": ("native", "BareFileSource", "an HDF5 file with ep_len and ep_offset"),
+    "videos": ("videos", "VideosSource", "a folder of videos, each with a .csv or .npz of actions beside it"),
+}
+
+
+def open_source(path: str | Path) -> Source:
+    """Open logged trajectories in whatever known format they are.
+
+    Raises:
+        ValueError: nothing is at `path`, it is in no known format, it is damaged, or its format needs a
+            package that is not installed.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise ValueError(f"no logged trajectories at {path}: there is no such file or folder")
+    for module, name, _ in FORMATS.values():
+        reader = getattr(import_module(f".{module}", __package__), name)
+        if reader.recognises(path):
+            return reader(path)
+    looks = "; ".join(f"{name}: {look}" for name, (_, _, look) in FORMATS.items())
+    raise ValueError(f"{path} is in no known format of logged trajectories. Known are {looks}")
