@@ -1,7 +1,8 @@
 """The frozen encoder's tokens of every logged frame, computed once and kept on disk.
 
-A cache is an fp16 `.npy` file named after what it holds: the encoder's fingerprint, the data's fingerprint
-and the column. Another encoder, or a changed file in the data, is another cache.
+A cache is an fp16 `.npy` file, one for each source of a store, named after what it holds: the encoder's
+fingerprint, the source's fingerprint and the column. Another encoder, or a changed file in the data, is
+another cache; a source that is added leaves those of the others as they are.
 """
 
 import fcntl
@@ -10,6 +11,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial as bind
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -18,6 +20,7 @@ import torch
 from jaxtyping import Bool, Float, Float16, Int, UInt8
 from torch import Tensor
 
+from .latent_rows import LatentRows, latent_file_header, read_latent_header
 from .manifest import write_atomically
 from .store import TrajectoryStore
 
@@ -53,11 +56,12 @@ def cached_latents(
     cache_dir: str | Path | None = None,
     batch_size: int = 64,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Float16[np.ndarray, "row token dim"]:
-    """The encoder's tokens of each row's frame, as a read-only memmap; a frame is encoded as a still clip.
+) -> Float16[LatentRows, "row token dim"]:
+    """The encoder's tokens of each row's frame, to be read like an array; a frame is encoded as a still clip.
 
     Rows of sources that have no such column are NaN (`store.rows_with` tells which). What was encoded before
-    a kill is kept. Processes that want the same cache wait for the one that makes it.
+    a kill is kept. Processes that want the same cache wait for the one that makes it. Memory does not grow
+    with the data: rows are read from disk when they are asked for.
 
     Args:
         encoder: frozen; its mode is not touched.
@@ -73,47 +77,54 @@ def cached_latents(
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     has_column = store.rows_with(column)
-    key = {
-        "encoder": encoder.fingerprint,
-        "data": store.fingerprint,
-        "column": column,
-        "rows": store.num_rows,
-    }
-    name = f"{column}-{hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]}"
-    folder = default_cache_dir(store) if cache_dir is None else Path(cache_dir)
-    final = folder / f"{name}.npy"
-    folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder / f".{name}.partial") as partial:
-        if final.exists():
-            partial.unlink(missing_ok=True)
-        else:
+    parts: list[tuple[int, Path | None]] = []
+    for source in range(len(store.paths)):
+        rows = store.source_rows(source)
+        num_rows = rows.stop - rows.start
+        if not has_column[rows].any():
+            parts.append((num_rows, None))
+            progress(rows.stop, store.num_rows)
+            continue
+        key = {
+            "encoder": encoder.fingerprint,
+            "data": store.source_fingerprint(source),
+            "column": column,
+            "rows": num_rows,
+        }
+        name = f"{column}-{hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]}"
+        folder = default_cache_dir(store, source) if cache_dir is None else Path(cache_dir)
+        final = folder / f"{name}.npy"
+        folder.mkdir(parents=True, exist_ok=True)
+        with _locked(folder / f".{name}.partial") as partial:
+            if final.exists():
+                partial.unlink(missing_ok=True)
+            else:
 
-            def encode(rows: _RowNumbers) -> _Latents:
-                return _encode(encoder, store, column, rows, has_column)
+                def encode(numbers: _RowNumbers, first: int) -> _Latents:
+                    return _encode(encoder, store, column, first + numbers, has_column)
 
-            _fill(partial, store.num_rows, encode, batch_size, progress)
-            write_atomically(final.with_suffix(".json"), json.dumps(key, indent=1) + "\n")
-            partial.replace(final)
-            partial.with_suffix(".rows").unlink()
-    try:
-        latents = np.load(final, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError) as error:
-        raise ValueError(f"{final} is damaged ({error}): delete it, and it is made again") from error
-    if latents.dtype != np.float16 or latents.ndim != 3 or len(latents) != store.num_rows:
-        raise ValueError(f"{final} is damaged: delete it, and it is made again")
-    return latents
+                def told(done: int, first: int) -> None:
+                    progress(first + done, store.num_rows)
+
+                first = {"first": rows.start}
+                _fill(partial, num_rows, bind(encode, **first), batch_size, bind(told, **first))
+                write_atomically(final.with_suffix(".json"), json.dumps(key, indent=1) + "\n")
+                partial.replace(final)
+                partial.with_suffix(".rows").unlink()
+        parts.append((num_rows, final))
+    return LatentRows(parts)
 
 
-def default_cache_dir(store: TrajectoryStore) -> Path:
-    """Where a store's caches lie.
+def default_cache_dir(store: TrajectoryStore, source: int = 0) -> Path:
+    """Where the caches of one source of a store lie.
 
-    `$WM_PLAN_CACHE/latents` if that is set; else `latents/` in the folder of a single store that can be
-    written; else `wm-plan/latents` in the user's cache.
+    `$WM_PLAN_CACHE/latents` if that is set; else `latents/` in the source's folder, if that can be written;
+    else `wm-plan/latents` in the user's cache.
     """
     if chosen := os.environ.get("WM_PLAN_CACHE"):
         return Path(chosen) / "latents"
-    if len(store.paths) == 1 and store.paths[0].is_dir() and os.access(store.paths[0], os.W_OK):
-        return store.paths[0] / "latents"
+    if store.paths[source].is_dir() and os.access(store.paths[source], os.W_OK):
+        return store.paths[source] / "latents"
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wm-plan" / "latents"
 
 
@@ -122,25 +133,31 @@ def _fill(
     num_rows: int,
     encode: Callable[[_RowNumbers], _Latents],
     batch_size: int,
-    progress: Callable[[int, int], None],
+    progress: Callable[[int], None],
 ) -> None:
     """Write the latents that `partial` lacks, in order; `.rows` beside it says how many are on disk."""
     rows_file = partial.with_suffix(".rows")
     done = saved = int(rows_file.read_text()) if rows_file.exists() else 0
-    latents = np.lib.format.open_memmap(partial, mode="r+") if done else None
-    progress(done, num_rows)
-    while done < num_rows:
-        block = encode(np.arange(done, min(done + batch_size, num_rows)))
-        if latents is None:
-            shape = (num_rows, *block.shape[1:])
-            latents = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float16, shape=shape)
-        latents[done : done + len(block)] = block
-        done += len(block)
-        progress(done, num_rows)
-        if done - saved >= _SAVE_EVERY_ROWS or done == num_rows:
-            latents.flush()
-            write_atomically(rows_file, str(done))
-            saved = done
+    with partial.open("r+b") as file:
+        if done:
+            _, row_shape, offset = read_latent_header(file)
+            file.truncate(offset + done * 2 * int(np.prod(row_shape)))
+        else:
+            file.truncate(0)
+        file.seek(0, os.SEEK_END)
+        progress(done)
+        while done < num_rows:
+            block = encode(np.arange(done, min(done + batch_size, num_rows)))
+            if not done:
+                file.write(latent_file_header(num_rows, block.shape[1:]))
+            file.write(block.tobytes())
+            done += len(block)
+            progress(done)
+            if done - saved >= _SAVE_EVERY_ROWS or done == num_rows:
+                file.flush()
+                os.fsync(file.fileno())
+                write_atomically(rows_file, str(done))
+                saved = done
 
 
 def _encode(

@@ -36,6 +36,7 @@ from .compact import (
 )
 from .encoder import Encoder
 from .latent_cache import cached_latents
+from .latent_rows import LatentRows
 from .losses import sigreg
 from .store import TrajectoryStore
 from .temporal_distance import DistanceConfig, train_distance
@@ -201,7 +202,7 @@ class Training:
         self.seconds = 0.0
         self.sums: dict[str, float] = {}
 
-    def tokens(self, column: str, progress: Progress) -> np.ndarray:
+    def tokens(self, column: str, progress: Progress) -> LatentRows:
         """The encoder's tokens of a column, cached on disk."""
         return cached_latents(
             self.encoder, self.store, column, progress=lambda done, total: progress(done, total, {})
@@ -305,7 +306,7 @@ def train_world_model(
 
 def _first_stage(
     run: Training,
-    tokens: Float[np.ndarray, "row token dim"],
+    tokens: Float[LatentRows | np.ndarray, "row token dim"],
     optimizer: torch.optim.Optimizer,
     start: int,
     began: float,
@@ -366,8 +367,8 @@ def _first_stage(
 
 def look_stage(
     run: Training,
-    tokens: Float[np.ndarray, "row token dim"],
-    varied: Float[np.ndarray, "row token dim"],
+    tokens: Float[LatentRows | np.ndarray, "row token dim"],
+    varied: Float[LatentRows | np.ndarray, "row token dim"],
     varied_rows: Int[np.ndarray, " chosen"],
     progress: Progress,
 ) -> None:
@@ -429,7 +430,7 @@ def _window_losses(
 
 def _varied(
     run: Training, progress: Progress
-) -> tuple[Float[np.ndarray, "row token dim"] | None, Int[np.ndarray, " chosen"]]:
+) -> tuple[Float[LatentRows | np.ndarray, "row token dim"] | None, Int[np.ndarray, " chosen"]]:
     """Tokens of the frames in varied looks, and the training rows that have them."""
     try:
         there: Bool[np.ndarray, " row"] = run.store.rows_with("pixels_varied")
@@ -473,13 +474,13 @@ def _second_stage(run: Training, latents: Float[Tensor, "row latent"], progress:
 
 @torch.no_grad()
 def all_latents(
-    model: CompactWorldModel, tokens: Float[np.ndarray, "row token dim"], batch_size: int = 1024
+    model: CompactWorldModel, tokens: Float[LatentRows | np.ndarray, "row token dim"], batch_size: int = 1024
 ) -> Float[Tensor, "row latent"]:
     """The head's latents of every row."""
     return torch.cat([model.head(torch.from_numpy(block)) for block in _blocks(tokens, batch_size)])
 
 
-def _blocks(tokens: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
+def _blocks(tokens: LatentRows | np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
     for start in range(0, len(tokens), batch_size):
         yield np.array(tokens[start : start + batch_size])
 
@@ -487,9 +488,9 @@ def _blocks(tokens: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
 @torch.no_grad()
 def fit_familiarity(
     model: CompactWorldModel,
-    tokens: Float[np.ndarray, "row token dim"],
+    tokens: Float[LatentRows | np.ndarray, "row token dim"],
     plain_rows: Int[np.ndarray, " plain"],
-    varied: Float[np.ndarray, "row token dim"] | None,
+    varied: Float[LatentRows | np.ndarray, "row token dim"] | None,
     varied_rows: Int[np.ndarray, " chosen"],
     seed: int,
 ) -> None:

@@ -87,7 +87,7 @@ class TrajectoryStore:
             name: spec for name, spec in first.items() if all(f.specs.get(name) == spec for f in self._files)
         }
         self._starts = np.array([file.start for file in self._files])
-        self._fingerprint: str | None = None
+        self._digests: dict[Path, str] = {}
         self._handles: OrderedDict[Path, h5py.File] = OrderedDict()
         self._pid = os.getpid()
 
@@ -152,6 +152,11 @@ class TrajectoryStore:
         """The rows of an episode."""
         return slice(int(self.offsets[episode]), int(self.offsets[episode] + self.lengths[episode]))
 
+    def source_rows(self, source: int) -> slice:
+        """The rows of a source."""
+        files = [file for file in self._files if file.source == source]
+        return slice(files[0].start, files[-1].start + files[-1].num_rows)
+
     def rows_with(self, column: str) -> Bool[np.ndarray, " row"]:
         """Which rows have a `column`: all if it is in `columns`, otherwise those of some sources.
 
@@ -201,20 +206,26 @@ class TrajectoryStore:
 
         A file whose size and time are as its manifest says is taken for unchanged; any other is read.
         """
-        if self._fingerprint is None:
-            digest = hashlib.sha256()
-            for file in self._files:
-                stat = file.path.stat()
-                entry = file.entry
-                known = entry is not None and (stat.st_size, stat.st_mtime_ns) == (
-                    entry.num_bytes,
-                    entry.mtime_ns,
+        return self._digest_of(self._files)
+
+    def source_fingerprint(self, source: int) -> str:
+        """The fingerprint of one source: what `fingerprint` is for a store of it alone."""
+        return self._digest_of([file for file in self._files if file.source == source])
+
+    def _digest_of(self, files: Sequence[_File]) -> str:
+        digest = hashlib.sha256()
+        for file in files:
+            if file.path not in self._digests:
+                stat, entry = file.path.stat(), file.entry
+                known = entry is not None and (entry.num_bytes, entry.mtime_ns) == (
+                    stat.st_size,
+                    stat.st_mtime_ns,
                 )
-                digest.update(
-                    bytes.fromhex(entry.sha256 if entry is not None and known else sha256_of(file.path))
+                self._digests[file.path] = (
+                    entry.sha256 if entry is not None and known else sha256_of(file.path)
                 )
-            self._fingerprint = digest.hexdigest()
-        return self._fingerprint
+            digest.update(bytes.fromhex(self._digests[file.path]))
+        return digest.hexdigest()
 
     def changed_files(self) -> list[Path]:
         """Shards whose content is no longer what their manifest says; reads everything."""

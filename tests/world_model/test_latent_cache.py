@@ -1,6 +1,7 @@
 """Every frame goes through the encoder once, and a cache is never mistaken for another."""
 
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -45,7 +46,8 @@ def test_each_row_holds_its_own_frames_tokens(tmp_path: Path) -> None:
     latents = cached_latents(PatchMeans(), store, batch_size=5)
     assert (latents.shape, latents.dtype) == ((42, 4, 3), np.float16)
     np.testing.assert_allclose(latents, quarter_means(store.read("pixels")), atol=1e-3)
-    assert not latents.flags.writeable
+    latents[3][:] = 9.0
+    assert latents[3].max() <= 1
 
 
 def test_frames_are_encoded_once(tmp_path: Path) -> None:
@@ -66,6 +68,28 @@ def test_another_encoder_or_changed_data_is_another_cache(tmp_path: Path) -> Non
         for index in writer.missing():
             writer.write(index, make_episode(index + 100))
     assert not np.allclose(cached_latents(PatchMeans(), TrajectoryStore(root)), before, atol=1e-3)
+
+
+def test_a_source_that_is_added_leaves_the_others_encoded(tmp_path: Path) -> None:
+    a, b = write_store(tmp_path / "a", 2), write_store(tmp_path / "b", 3)
+    encoder = PatchMeans()
+    alone = cached_latents(encoder, TrajectoryStore(a))[:]
+    assert encoder.num_frames == 12
+    both = cached_latents(encoder, TrajectoryStore([b, a]))
+    assert encoder.num_frames == 12 + 18
+    np.testing.assert_array_equal(both[18:], alone)
+    rows = np.array([[29, 0], [17, 18]])
+    np.testing.assert_array_equal(both[rows], np.asarray(both)[rows])
+
+
+def test_latents_can_be_read_by_several_processes(tmp_path: Path) -> None:
+    latents = cached_latents(PatchMeans(), TrajectoryStore(write_store(tmp_path / "data")))
+    whole = latents[:]
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(latents))[5:9], whole[5:9])
+    np.testing.assert_array_equal(latents[-2], whole[-2])
+    np.testing.assert_array_equal(latents[np.zeros(0, int)], whole[:0])
+    with pytest.raises(IndexError, match="0 to 41"):
+        latents[42]
 
 
 KILLED = """
@@ -127,6 +151,8 @@ def test_caches_lie_with_the_data_or_where_the_user_says(
     monkeypatch.delenv("WM_PLAN_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert default_cache_dir(TrajectoryStore(a)) == a / "latents"
-    assert default_cache_dir(TrajectoryStore([a, b])) == tmp_path / "xdg" / "wm-plan" / "latents"
+    assert default_cache_dir(TrajectoryStore([a, b]), source=1) == b / "latents"
+    shard = next(b.glob("*.h5"))
+    assert default_cache_dir(TrajectoryStore(shard)) == tmp_path / "xdg" / "wm-plan" / "latents"
     monkeypatch.setenv("WM_PLAN_CACHE", str(tmp_path / "chosen"))
     assert default_cache_dir(TrajectoryStore(a)) == tmp_path / "chosen" / "latents"
