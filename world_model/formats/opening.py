@@ -22,6 +22,14 @@ FORMATS = {
 }
 
 
+def recognise(path: Path) -> str | None:
+    """Which of `FORMATS` lies at `path`; None for none of them."""
+    for name, (module, reader, _) in FORMATS.items():
+        if getattr(import_module(f".{module}", __package__), reader).recognises(path):
+            return name
+    return None
+
+
 def open_source(path: str | Path) -> Source:
     """Open logged trajectories in whatever known format they are.
 
@@ -32,9 +40,9 @@ def open_source(path: str | Path) -> Source:
     path = Path(path)
     if not path.exists():
         raise ValueError(f"no logged trajectories at {path}: there is no such file or folder")
-    for module, name, _ in FORMATS.values():
-        reader = getattr(import_module(f".{module}", __package__), name)
-        if reader.recognises(path):
-            return reader(path)
-    looks = "; ".join(f"{name}: {look}" for name, (_, _, look) in FORMATS.items())
-    raise ValueError(f"{path} is in no known format of logged trajectories. Known are {looks}")
+    name = recognise(path)
+    if name is None:
+        looks = "; ".join(f"{name}: {look}" for name, (_, _, look) in FORMATS.items())
+        raise ValueError(f"{path} is in no known format of logged trajectories. Known are {looks}")
+    module, reader, _ = FORMATS[name]
+    return getattr(import_module(f".{module}", __package__), reader)(path)
