@@ -9,6 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 
 RGB = tuple[float, float, float]
+Distractor = tuple[float, float, float, float, float, float]
+"""A ball that has nothing to do with the task: where it is in the picture, to the right and up in [-1, 1]
+from the middle; its radius as a fraction of half the picture's height; red, green, blue."""
+MAX_DISTRACTORS = 8
 
 FLOOR_TEXTURES = ("flat", "checker", "stripes", "clouds", "grain")
 """Grey patterns that every task carries, tinted by `floor_rgb`."""
@@ -52,6 +56,8 @@ class Look:
     target_rgb: RGB | None = None
     occluder: tuple[float, float, float] | None = None
     """A dark disc between camera and scene: x [m], y [m], radius [m]."""
+    distractors: tuple[Distractor, ...] = ()
+    """Balls that lie on the floor and touch nothing."""
     camera_shift: tuple[float, float, float] = (0.0, 0.0, 0.0)
     camera_tilt: tuple[float, float] = (0.0, 0.0)
     """Turn about the picture's horizontal and vertical axis [rad]."""
@@ -72,6 +78,8 @@ class Look:
             )
         if self.samples not in (0, 2, 4, 8):
             raise ValueError(f"samples must be 0, 2, 4 or 8, got {self.samples}")
+        if len(self.distractors) > MAX_DISTRACTORS:
+            raise ValueError(f"at most {MAX_DISTRACTORS} distractors, got {len(self.distractors)}")
 
 
 PLAIN = Look()
@@ -114,6 +122,41 @@ class LookRanges:
     gain: tuple[float, float] = (0.8, 1.2)
     white_balance: float = 0.08
     noise_std: tuple[float, float] = (0.0, 5.0)
+
+
+@dataclass(frozen=True)
+class ClutterRanges:
+    """The ranges that `sample_clutter` draws from, each uniformly."""
+
+    num_distractors: tuple[int, int] = (1, 4)
+    distractor_size: tuple[float, float] = (0.06, 0.15)
+    """Radius as a fraction of half the picture's height."""
+    occluder_radius: tuple[float, float] = (0.02, 0.06)
+    """[m]"""
+    occluder_place: float = 0.2
+    """The disc's middle is anywhere in the square of this half width about the origin [m]."""
+
+    def __post_init__(self) -> None:
+        """Refuse more than can be drawn."""
+        low, high = self.num_distractors
+        if not 0 <= low <= high <= MAX_DISTRACTORS:
+            raise ValueError(f"num_distractors must be from 0 to {MAX_DISTRACTORS}, got {low}:{high}")
+
+
+def sample_clutter(rng: np.random.Generator, ranges: ClutterRanges | None = None) -> Look:
+    """Draw a plain look with distractors, coloured at random, and an occluder."""
+    ranges = ranges or ClutterRanges()
+    number = int(rng.integers(ranges.num_distractors[0], ranges.num_distractors[1] + 1))
+    places = rng.uniform(-0.95, 0.95, (MAX_DISTRACTORS, 2))
+    sizes = rng.uniform(*ranges.distractor_size, MAX_DISTRACTORS)
+    colours = rng.uniform(0.05, 0.95, (MAX_DISTRACTORS, 3))
+    balls = np.column_stack([places, sizes, colours])[:number].tolist()
+    x, y = rng.uniform(-ranges.occluder_place, ranges.occluder_place, 2)
+    radius = rng.uniform(*ranges.occluder_radius)
+    return Look(
+        distractors=tuple((a, b, c, d, e, f) for a, b, c, d, e, f in balls),
+        occluder=(float(x), float(y), float(radius)),
+    )
 
 
 def sample_look(

@@ -5,6 +5,7 @@ import importlib
 import math
 import os
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from .gl import backend_module, broken_backend, choose_backend, forget_backend
-from .looks import FLOOR_TEXTURES, PLAIN, Look
+from .looks import FLOOR_TEXTURES, MAX_DISTRACTORS, PLAIN, Look
 
 DEFAULT_IMAGE_SIZE = 96
 """Height and width of an observation [px]."""
@@ -73,7 +74,7 @@ class SceneRenderer:
         self._model, self._parts = model, parts
         self._gl = _make_gl_context()
         self._contexts: dict[tuple[int, int], mujoco.MjrContext] = {}
-        self._scene = mujoco.MjvScene(model, maxgeom=model.ngeom + 8)
+        self._scene = mujoco.MjvScene(model, maxgeom=model.ngeom + MAX_DISTRACTORS + 8)
         self._option = mujoco.MjvOption()
         self._camera = mujoco.MjvCamera()
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
@@ -96,11 +97,12 @@ class SceneRenderer:
         scene.flags[flags.mjRND_SKYBOX] = look.skybox
         scene.flags[flags.mjRND_HAZE] = look.haze
         mujoco.mjv_updateScene(
-            self._model, data, self._option, None, self._camera, mujoco.mjtCatBit.mjCAT_ALL.value, scene
+            data.model, data, self._option, None, self._camera, mujoco.mjtCatBit.mjCAT_ALL.value, scene
         )
         self._colour_geoms(look)
         _light(scene, look)
         _move_camera(scene, look)
+        _add_distractors(scene, look)
         rect = mujoco.MjrRect(0, 0, image_size, image_size)
         buffer = self._buffers.setdefault(image_size, np.empty((image_size, image_size, 3), np.uint8))
         mujoco.mjr_render(rect, scene, context)
@@ -170,16 +172,9 @@ class SceneRenderer:
         if look.occluder is not None:
             x, y, radius = look.occluder
             height = 0.15 * float(self._scene.camera[0].pos[2])
-            geom = self._scene.geoms[self._scene.ngeom]
-            mujoco.mjv_initGeom(
-                geom,
-                mujoco.mjtGeom.mjGEOM_CYLINDER.value,
-                np.array([radius, 0.001, 0.001]),
-                np.array([x, y, height]),
-                np.eye(3).ravel(),
-                np.array([0.05, 0.05, 0.05, 1.0], np.float32),
-            )
-            self._scene.ngeom += 1
+            size = np.array([radius, 0.001, 0.001])
+            kind = mujoco.mjtGeom.mjGEOM_CYLINDER.value
+            _add_geom(self._scene, kind, size, np.array([x, y, height]), (0.05, 0.05, 0.05))
 
 
 class SharedRenderers:
@@ -279,6 +274,30 @@ def _move_camera(scene: mujoco.MjvScene, look: Look) -> None:
         camera.forward[:], camera.up[:] = forward, up / np.linalg.norm(up)
         for edge in ("frustum_top", "frustum_bottom", "frustum_width"):
             setattr(camera, edge, getattr(camera, edge) / look.camera_zoom)
+
+
+def _add_distractors(scene: mujoco.MjvScene, look: Look) -> None:
+    """Put each ball where the sight line through its place in the picture meets the floor."""
+    camera = scene.camera[0]
+    forward, up = np.array(camera.forward, np.float64), np.array(camera.up, np.float64)
+    right, position = np.cross(forward, up), np.array(camera.pos, np.float64)
+    half_height = camera.frustum_top / camera.frustum_near
+    half_width = (camera.frustum_width or camera.frustum_top) / camera.frustum_near
+    for across, upward, radius, *rgb in look.distractors:
+        sight = forward + across * half_width * right + upward * half_height * up
+        falls = sight[2] < -1e-3
+        depth = -position[2] / sight[2] if falls and position[2] > 0 else float(np.linalg.norm(position))
+        size = radius * half_height * depth
+        place = position + depth * sight + np.array([0.0, 0.0, size])
+        _add_geom(scene, mujoco.mjtGeom.mjGEOM_SPHERE.value, np.full(3, size), place, rgb)
+
+
+def _add_geom(
+    scene: mujoco.MjvScene, kind: int, size: np.ndarray, place: np.ndarray, rgb: Sequence[float]
+) -> None:
+    colour = np.array([*rgb, 1.0], np.float32)
+    mujoco.mjv_initGeom(scene.geoms[scene.ngeom], kind, size, place, np.eye(3).ravel(), colour)
+    scene.ngeom += 1
 
 
 def _through_sensor(pixels: np.ndarray, look: Look) -> Pixels:

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, Float64
 
 from .looks import PLAIN, Look
+from .physics import Physics, is_nominal, own_copy, scale_physics
 from .rendering import (
     DEFAULT_IMAGE_SIZE,
     SHARED_RENDERERS,
@@ -92,6 +93,7 @@ class TaskEnv(gymnasium.Env):
             raise ValueError(f"render_mode must be 'rgb_array' or None, got {render_mode!r}")
         self.render_mode = render_mode
         self.mj_model = _shared_model(self.name, self.make_spec)
+        self._nominal_model = self.mj_model
         self._substeps = round(self.control_timestep / self.mj_model.opt.timestep)
         self._data = mujoco.MjData(self.mj_model)
         self._scratch = mujoco.MjData(self.mj_model)
@@ -181,6 +183,23 @@ class TaskEnv(gymnasium.Env):
     def set_state(self, state: State) -> None:
         """Put the simulation into `state`, which need not be at rest."""
         _load(self.mj_model, self._data, self._checked_state(state))
+
+    def set_physics(self, physics: Physics | None = None) -> None:
+        """Give this environment alone other physics, or its own again; the state stays.
+
+        Raises:
+            ValueError: the model has parts to which a factor cannot be applied.
+        """
+        physics = Physics() if physics is None else physics
+        if self.mj_model is self._nominal_model:
+            if is_nominal(physics):
+                return
+            state = self.get_state()
+            self.mj_model = own_copy(self._nominal_model)
+            self._data, self._scratch = mujoco.MjData(self.mj_model), mujoco.MjData(self.mj_model)
+            self.set_state(state)
+        scale_physics(self.mj_model, self._nominal_model, physics)
+        self.set_state(self.get_state())
 
     def advance(self, action: Float[np.ndarray, " action"], num_steps: int = 1) -> None:
         """Apply `action` for `num_steps` control steps, without looking at what comes of it."""
