@@ -188,6 +188,12 @@ class Command:
     flags: tuple[str, ...] = ()
     """Its shared flags: env, model, seed, out (--overwrite), resume, device (--threads), list."""
 
+    arguments: str = ""
+    """What `--help` shows for the arguments without a flag that `add_flags` adds, such as "SRC DST"."""
+
+    exit_codes: str = ""
+    """Its exit codes besides the shared ones, such as "1 findings"."""
+
     config: str | None = None
     select: Callable[[argparse.Namespace], list[str]] = lambda flags: []
     configure: Callable[[Any, argparse.Namespace], None] = lambda config, flags: None
@@ -240,7 +246,8 @@ class Command:
             description=self.summary,
             allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,
-            usage=f"{self.name} [flags]" + (" [overrides]" if self.config else ""),
+            usage=" ".join(filter(None, (self.name, self.arguments, "[flags]")))
+            + (" [overrides]" if self.config else ""),
             epilog=self._epilog(),
         )
         for name in self.flags:
@@ -271,8 +278,11 @@ class Command:
                 f"overrides: any value that --dry-run prints, such as {self.example_override}",
                 "",
             ]
-        reached = ", 3 done but the goal was not reached" if self.name == "wm-plan" else ""
-        lines.append(f"exit codes: 0 done{reached}, 2 wrong input, 1 a bug of ours")
+        own = f", {self.exit_codes}" if self.exit_codes else ""
+        if self.name == "wm-plan":
+            own = ", 3 done but the goal was not reached"
+        bug = "" if self.exit_codes.startswith("1 ") else ", 1 a bug of ours"
+        lines.append(f"exit codes: 0 done{own}, 2 wrong input{bug}")
         return "\n".join(lines)
 
     def _run(self, flags: argparse.Namespace, overrides: list[str], stdout: IO[str]) -> int:
@@ -287,6 +297,36 @@ class Command:
         config = compose(self.config, overrides, base=self.select(flags))
         self.configure(config, flags)
         return self.run(Job(flags, config, _stdout=stdout))
+
+
+@dataclass
+class CommandGroup:
+    """A console script whose first argument names one of several commands, as in `wm-data inspect SRC`.
+
+    Each command's own name says the group's too: "wm-data inspect".
+    """
+
+    name: str
+    summary: str
+    commands: tuple[Command, ...]
+
+    def main(self, argv: Sequence[str] | None = None) -> int:
+        """Run the command that the first argument names; gives its exit code."""
+        first, *rest = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+        commands = {command.name.removeprefix(self.name).strip(): command for command in self.commands}
+        if first in commands:
+            return commands[first].main(rest)
+        if first in ("-h", "--help"):
+            width = max(map(len, commands))
+            lines = (f"  {name:<{width}}  {command.summary}" for name, command in commands.items())
+            usage = f"usage: {self.name} {{{','.join(commands)}}} ..."
+            see = f"See {self.name} COMMAND --help for the flags of each."
+            write_result(sys.stdout, None, "\n".join([usage, "", self.summary, "", *lines, "", see]))
+            return DONE
+        known = ", ".join(commands)
+        hint = did_you_mean(first, commands)
+        _complain(f"{self.name}: unknown command {first!r}.{hint} Known commands: {known}.")
+        return WRONG_INPUT
 
 
 # --- errors ---------------------------------------------------------------------------------------------
