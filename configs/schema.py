@@ -74,6 +74,8 @@ class PlanConfig(ControllerConfig):
     """Position at the start; null is where the task's reset puts it."""
     max_steps: int | None = None
     """Env steps; null is what the task allows for far goals."""
+    landscape: bool = False
+    """Also draw the first plan: the cost around it, and what the search tried."""
 
     def __post_init__(self) -> None:
         """Check what can be checked without the task and the model.

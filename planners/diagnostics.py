@@ -38,23 +38,30 @@ def energy_landscape(
     actions: Float[Tensor, "step action"],
     bounds: ActionBounds,
     first: tuple[int, int] = (0, 0),
-    second: tuple[int, int] = (0, 1),
+    second: tuple[int, int] | None = None,
     resolution: int = 41,
 ) -> Landscape:
     """Evaluate `cost_fn` on a grid over two numbers of a plan, from bound to bound.
+
+    All other numbers stay as planned; rate limits are not heeded.
 
     Args:
         cost_fn: as for planners, for a batch of 1.
         actions: the plan (H, A) around which to look.
         bounds: of one action.
         first: (step, action number) along the columns.
-        second: (step, action number) along the rows.
+        second: (step, action number) along the rows; by default the next action number of the first step or,
+            where actions have only one, that of the next step.
         resolution: values of each number.
 
     Raises:
         ValueError: the plan has no such number, or both are the same one.
     """
     horizon, action_dim = actions.shape
+    if second is None:
+        if horizon * action_dim < 2:
+            raise ValueError("The plan is a single number; a landscape needs a horizon of 2 or more")
+        second = (0, 1) if action_dim > 1 else (1, 0)
     for step, number in (first, second):
         if not (0 <= step < horizon and 0 <= number < action_dim):
             raise ValueError(
@@ -90,12 +97,14 @@ def landscape_figure(landscape: Landscape) -> Figure:
 
     figure = Figure(figsize=(5.5, 4.5), layout="constrained")
     axes = figure.subplots()
-    filled = axes.contourf(landscape.first_values, landscape.second_values, landscape.cost, levels=24)
+    cost = np.ma.masked_invalid(landscape.cost)
+    filled = axes.contourf(landscape.first_values, landscape.second_values, cost, levels=24)
     figure.colorbar(filled, ax=axes, label="cost")
-    axes.plot(*landscape.chosen, marker="*", markersize=14, color="white", markeredgecolor="black")
+    (star,) = axes.plot(*landscape.chosen, marker="*", markersize=15, color="white", clip_on=False, zorder=5)
+    star.set_markeredgecolor("black")
     axes.set_xlabel(f"action {landscape.first[1]} at step {landscape.first[0]}")
     axes.set_ylabel(f"action {landscape.second[1]} at step {landscape.second[0]}")
-    axes.set_title("Cost around the plan")
+    axes.set_title("Cost around the chosen plan (star)")
     return figure
 
 
@@ -121,19 +130,24 @@ def search_figure(plan: Plan, row: int = 0, most: int = 100) -> Figure:
     iterations = np.arange(1, len(plan.cost_per_iteration) + 1)
     course.plot(iterations, plan.cost_per_iteration[:, row].cpu(), color="tab:blue", marker="o")
     course.set_xlabel("iteration")
+    course.set_title("course of the search")
     course.set_ylabel("lowest cost", color="tab:blue")
     width = course.twinx()
     width.plot(iterations, plan.std_per_iteration[:, row].cpu(), color="tab:orange", marker="s")
     width.set_ylabel("std / half-range", color="tab:orange")
     width.set_ylim(bottom=0)
     for number, axes in enumerate(panels):
-        axes.plot(last.candidates[row, :most, :, number].T.cpu(), color="0.8", linewidth=0.7)
+        tried = axes.plot(last.candidates[row, :most, :, number].T.cpu(), color="0.8", linewidth=0.7)
+        named = {"candidates": tried[0]}
         if last.elites is not None:
             elites = last.candidates[row, last.elites[row]]
-            axes.plot(elites[:most, :, number].T.cpu(), color="tab:orange", linewidth=0.7)
-        axes.plot(plan.actions[row, :, number].cpu(), color="black", linewidth=2)
+            best = axes.plot(elites[:most, :, number].T.cpu(), color="tab:orange", linewidth=0.7)
+            named["elites"] = best[0]
+        named["chosen"] = axes.plot(plan.actions[row, :, number].cpu(), color="black", linewidth=2)[0]
         axes.set_xlabel("model step")
-        axes.set_title(f"action {number}: candidates, elites, chosen")
+        axes.set_title(f"action {number}, last iteration")
+        if number == 0:
+            axes.legend(named.values(), named.keys(), fontsize="small")
     return figure
 
 

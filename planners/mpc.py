@@ -232,6 +232,20 @@ class MPC:
         self._executed[:] = elapsed
         return self._plan(torch.arange(self._batch_size), previous_action, budget, prefix)
 
+    def cost_fn(self, row: int = 0) -> CostFn:
+        """The cost function that one row's next plan would be searched with, for looking around in it.
+
+        Args:
+            row: batch row; the function takes actions (1, N, H, A) of it.
+
+        Raises:
+            ValueError: no goal is set, or nothing was observed since the last reset.
+        """
+        if self._goal is None or self._batch_size == 0 or bool(self._fresh[row]):
+            raise ValueError("There is nothing to score yet; call set_goal(image) and act(observation) first")
+        rows = torch.tensor([row])
+        return self._cost_fn(self._context[rows], self._goal[rows if len(self._goal) > 1 else rows * 0])
+
     # Parts of the loop
 
     def _read(self, observation: Mapping[str, Any]) -> tuple[Tensor, Tensor | None]:

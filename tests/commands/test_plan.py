@@ -106,6 +106,26 @@ def test_the_video_and_the_figure_show_the_run(capfd) -> None:
     assert figure.std() > 20
 
 
+@pytest.mark.parametrize("planner", ["cem", "gradient"])
+def test_a_landscape_shows_the_cost_around_the_first_plan_and_its_search(planner: str, capfd) -> None:
+    result = plan(capfd, *NEAR, "--quiet", "--max-steps", "1", "--landscape", "--planner", planner)
+    names = ["landscape.png", "search.png"]
+    assert set(names) <= set(result["files"])
+    assert sorted(path.name for path in Path("runs/plan-reacher-001").iterdir()) == sorted(result["files"])
+    for name in names:
+        picture = np.asarray(Image.open(result["files"][name]).convert("RGB"))
+        assert min(picture.shape[:2]) > 300
+        assert picture.std() > 20
+    assert yaml.safe_load(Path(result["files"]["config.yaml"]).read_text())["landscape"] is True
+
+
+def test_a_landscape_changes_no_action(capfd) -> None:
+    plain = plan(capfd, *NEAR, "--quiet", "--max-steps", "6")
+    drawn = plan(capfd, *NEAR, "--quiet", "--max-steps", "6", "landscape=true")
+    assert drawn["actions"] == plain["actions"]
+    assert "landscape.png" not in plain["files"]
+
+
 def test_a_goal_picture_of_any_size_is_judged_in_latent_space(capfd) -> None:
     picture(Path("goal.png"), image_size=300)
     result = plan(capfd, *R, "--start-state", "0.5,-1.0", "--goal", "goal.png", "--quiet", code=DONE)

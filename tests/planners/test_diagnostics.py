@@ -29,6 +29,28 @@ def test_the_landscape_is_lowest_at_the_optimum_of_the_two_numbers():
     assert landscape.cost[0, 0] == pytest.approx(0.75**2 + 1.75**2 + others, rel=1e-4)
 
 
+def test_actions_of_one_number_are_looked_at_over_two_steps():
+    bounds = CEM((-np.ones(1), np.ones(1)), horizon=3).bounds
+    landscape = energy_landscape(
+        quadratic_cost(torch.tensor([[0.5], [-0.5], [0.0]])), torch.zeros(3, 1), bounds
+    )
+    assert (landscape.first, landscape.second) == ((0, 0), (1, 0))
+    row, column = np.unravel_index(landscape.cost.argmin(), landscape.cost.shape)
+    assert (landscape.first_values[column], landscape.second_values[row]) == pytest.approx((0.5, -0.5))
+
+
+def test_a_landscape_with_costs_that_are_not_finite_is_drawn(tmp_path):
+    planner, plan = make_plan()
+
+    def walled(actions):
+        return torch.where(actions[:, :, 0, 0] > 0.6, torch.inf, quadratic_cost(TARGET)(actions))
+
+    landscape = energy_landscape(walled, plan.actions[0], planner.bounds)
+    assert np.isinf(landscape.cost).any()
+    save_figure(landscape_figure(landscape), tmp_path / "walled.png")
+    assert (tmp_path / "walled.png").stat().st_size > 5000
+
+
 def test_pictures_are_written_whole(tmp_path):
     planner, plan = make_plan()
     landscape = energy_landscape(quadratic_cost(TARGET), plan.actions[0], planner.bounds)
@@ -55,5 +77,7 @@ def test_what_cannot_be_shown_is_refused():
         search_figure(plan)
     with pytest.raises(ValueError, match=r"\(2, 0\) is not in the plan; give steps below 2"):
         energy_landscape(quadratic_cost(TARGET), plan.actions[0], planner.bounds, first=(2, 0))
+    with pytest.raises(ValueError, match="a landscape needs a horizon of 2 or more"):
+        energy_landscape(quadratic_cost(TARGET), plan.actions[0, :1, :1], planner.bounds)
     with pytest.raises(ValueError, match="give two different numbers"):
         energy_landscape(quadratic_cost(TARGET), plan.actions[0], planner.bounds, second=(0, 0))

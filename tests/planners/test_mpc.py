@@ -231,3 +231,15 @@ def test_mistakes_are_answered_with_what_to_do():
         controller.act({"pixels": picture(np.zeros((3, 2)))})
     with pytest.raises(ValueError, match="replan_every=5 is not allowed; give 1 to horizon=4"):
         make(replan_every=5)
+
+
+def test_the_cost_function_of_a_row_gives_the_cost_its_plan_was_chosen_by():
+    controller = make()
+    with pytest.raises(ValueError, match=r"call set_goal\(image\) and act\(observation\) first"):
+        controller.cost_fn()
+    controller.set_goal(picture(np.array([[0.7, -0.4], [-0.5, 0.5]])))
+    drive(controller, PointEnv(np.zeros((2, 2))), 1)
+    plan = controller.last_plan
+    for row in (0, 1):
+        cost = controller.cost_fn(row)(plan.actions[row].view(1, 1, 4, 2)).cost
+        torch.testing.assert_close(cost[0, 0], plan.cost[row])

@@ -13,7 +13,8 @@ from .front import DONE, NOT_REACHED, Command, Job, UserInputError, as_json, pos
 
 if TYPE_CHECKING:
     from wm_plan.envs import TaskEnv
-    from wm_plan.planning import Goal, PlanResult
+    from wm_plan.planners import MPC
+    from wm_plan.planning import Goal, PlanResult, Step
 
 VIEW_SIZE = 320
 """Side of the pictures in the video and the figure [pixels]."""
@@ -32,6 +33,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--planner", metavar="NAME", help="cem (default), mppi, ...; --list names them")
     parser.add_argument("--max-steps", type=positive_int, metavar="N", help="env steps at most")
+    parser.add_argument(
+        "--landscape",
+        action="store_true",
+        default=None,
+        help="also draw the first plan: the cost around it over two actions, and what the search tried",
+    )
 
 
 def select(flags: argparse.Namespace) -> list[str]:
@@ -77,7 +84,8 @@ def task_of(flags: argparse.Namespace) -> str:
 
 def configure(config: Any, flags: argparse.Namespace) -> None:  # noqa: ANN401
     """Set what the flags say."""
-    for name in ("model", "goal", "goal_state", "start_state", "seed", "max_steps", "device", "threads"):
+    names = ("model", "goal", "goal_state", "start_state", "seed", "max_steps", "device", "threads")
+    for name in (*names, "landscape"):
         value = getattr(flags, name)
         if value is not None:
             config[name] = value
@@ -110,6 +118,7 @@ def run(job: Job) -> int:
         return _show_config(job)
     for remark in remarks:
         job.warn(remark)
+    search = _SearchPictures(controller) if config.landscape else None
     with filled_at_once(out, overwrite=flags.overwrite) as folder:
         with _ProgressBar(job, config.max_steps or task.far_budget) as bar:
             result = run_to_goal(
@@ -119,7 +128,7 @@ def run(job: Job) -> int:
                 start=start,
                 seed=config.seed,
                 max_steps=config.max_steps,
-                on_step=bar.update,
+                on_step=lambda step: _watch(step, bar, search),
             )
         for line in result.warnings:
             job.warn(line)
@@ -128,11 +137,13 @@ def run(job: Job) -> int:
             **result.as_json(task.mj_model.nq),
             **_circumstances(config, controller.model, planner_name(config)),
         }
-        files = ("result.json", "plan.mp4", "plan.png", "config.yaml")
+        files = ["plan.mp4", "plan.png", "result.json", "config.yaml"]
+        if search is not None:
+            files += search.write(folder)
         written["files"] = {name: str(out / name) for name in files}
         _write_files(folder, written, result, task, job)
     job.objective = result.costs[-1]
-    job.print_result(written, _summary(result, task, out))
+    job.print_result(written, "\n".join([*_summary(result, task), f"  {out}: {', '.join(files)}"]))
     task.close()
     return DONE if result.reached else NOT_REACHED
 
@@ -218,7 +229,42 @@ class _ProgressBar:
         self._progress.stop()
 
 
-def _summary(result: PlanResult, task: TaskEnv, out: Path) -> str:
+class _SearchPictures:
+    """The first plan's search, noted before the first env step and drawn at the end."""
+
+    def __init__(self, controller: MPC) -> None:
+        planner: Any = controller.planner  # a registered one: all of them can record
+        planner.record = True
+        self._controller, self._planner = controller, planner
+
+    def note(self) -> None:
+        """Look at the newest plan, and record no further ones."""
+        from wm_plan.planners.diagnostics import energy_landscape
+
+        self._planner.record = False
+        plan = self._controller.last_plan
+        assert plan is not None
+        self._plan = plan
+        self._landscape = energy_landscape(
+            self._controller.cost_fn(), plan.actions[0].cpu(), self._planner.bounds
+        )
+
+    def write(self, folder: Path) -> list[str]:
+        """Write the pictures, and give their names."""
+        from wm_plan.planners.diagnostics import landscape_figure, save_figure, search_figure
+
+        save_figure(landscape_figure(self._landscape), folder / "landscape.png")
+        save_figure(search_figure(self._plan), folder / "search.png")
+        return ["landscape.png", "search.png"]
+
+
+def _watch(step: Step, bar: _ProgressBar, search: _SearchPictures | None) -> None:
+    bar.update(step)
+    if search is not None and step.index == 0:
+        search.note()
+
+
+def _summary(result: PlanResult, task: TaskEnv) -> list[str]:
     from wm_plan.planning import percentiles
 
     if result.reached:
@@ -230,14 +276,11 @@ def _summary(result: PlanResult, task: TaskEnv, out: Path) -> str:
         f"the task's tolerance ({task.tolerance_text})" if result.reached_by == "state" else "latent distance"
     )
     plan_ms = percentiles(result.plan_ms, 50, 99)
-    return "\n".join(
-        [
-            f"{result.env}: {head}, judged by {judged}",
-            f"  latent cost {result.costs[0]:.3g} -> {result.costs[-1]:.3g}",
-            f"  {len(result.plan_ms)} plans, {plan_ms['p50']:.0f} ms each (p99 {plan_ms['p99']:.0f} ms)",
-            f"  {out}: plan.mp4, plan.png, result.json, config.yaml",
-        ]
-    )
+    return [
+        f"{result.env}: {head}, judged by {judged}",
+        f"  latent cost {result.costs[0]:.3g} -> {result.costs[-1]:.3g}",
+        f"  {len(result.plan_ms)} plans, {plan_ms['p50']:.0f} ms each (p99 {plan_ms['p99']:.0f} ms)",
+    ]
 
 
 def _show_config(job: Job) -> int:
@@ -273,7 +316,7 @@ COMMAND = Command(
     configure=configure,
     examples=(
         "wm-plan --env reacher --goal examples/goals/reacher.png",
-        "wm-plan --env reacher --goal-state 0.3,-1.2 --planner mppi",
+        "wm-plan --env reacher --goal-state 0.3,-1.2 --planner mppi --landscape",
         "wm-plan --env two_room --goal goal.png planner.num_samples=512",
         "wm-plan --env reacher --goal goal.png -m planner=cem,mppi planner.horizon=4,8,12",
     ),
