@@ -65,7 +65,7 @@ def load_folder(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tens
         raise ValueError(f"{str(weights)!r} cannot be read: {error}") from error
 
 
-def load_weights(module: torch.nn.Module, tensors: dict[str, Tensor], source: Path) -> None:
+def load_weights(module: torch.nn.Module, tensors: dict[str, Tensor], source: Path | str) -> None:
     """Put `tensors` into `module`, every one of them and no other.
 
     Raises:
