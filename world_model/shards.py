@@ -10,7 +10,7 @@ import hashlib
 import os
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,9 +18,14 @@ import h5py
 import numpy as np
 from jaxtyping import Int, Shaped
 
+from .formats.extras import require
+
 EPISODE_TABLE = ("ep_len", "ep_offset")
 _COMPRESS_FROM_BYTES = 4096
 _GZIP_MAX_RATIO = 1032
+_PLUGIN_MAX_RATIO = 100_000  # of zstd in Blosc, on constant frames
+_LAST_BUILT_IN_FILTER = 6
+_ALWAYS_FINE_BYTES = 2**26
 _COLUMN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]*")
 
 Columns = Mapping[str, Shaped[np.ndarray, "row ..."]]
@@ -73,6 +78,31 @@ def write_shard(path: Path, columns: Columns, lengths: Sequence[int] | None = No
         for name, dataset in shard.datasets.items():
             dataset[:] = columns[name]
         shard.write_episode_table([num_rows] if lengths is None else lengths)
+
+
+def write_shard_blocks(
+    path: Path, specs: Mapping[str, ColumnSpec], num_rows: int, blocks: Iterable[Columns]
+) -> None:
+    """Write one episode of `num_rows` rows that comes in blocks of consecutive rows. Atomic.
+
+    Raises:
+        ValueError: a block has other columns than `specs`, or the blocks have not `num_rows` rows together.
+    """
+    specs = {name: specs[name] for name in sorted(specs)}
+    done = 0
+    with _AtomicShard(path, specs, num_rows) as shard:
+        for block in blocks:
+            if (given := column_specs(block)) != specs:
+                raise ValueError(f"an episode has columns {_names(given)}; {_names(specs)} were announced")
+            rows = len(next(iter(block.values())))
+            if done + rows > num_rows:
+                raise ValueError(f"an episode has more than the {num_rows} rows that were announced")
+            for name, dataset in shard.datasets.items():
+                dataset[done : done + rows] = block[name]
+            done += rows
+        if done != num_rows or done < 1:
+            raise ValueError(f"an episode has {done} rows; {num_rows} were announced, 1 or more are needed")
+        shard.write_episode_table([num_rows])
 
 
 def pack_shards(path: Path, parts: Sequence[Path]) -> dict[str, ColumnSpec]:
@@ -230,10 +260,29 @@ def _column_datasets(file: h5py.File) -> dict[str, ColumnSpec]:
             raise ValueError(
                 f"{file.filename}: column {name!r} has {dataset.shape[0]} rows, its episodes need {end}"
             )
+        _check_stored(dataset, end)
         specs[name] = ColumnSpec(dataset.dtype, dataset.shape[1:])
     if not specs:
         raise ValueError(f"{file.filename} has no columns")
     return specs
+
+
+def _check_stored(dataset: h5py.Dataset, num_rows: int) -> None:
+    """Refuse a column that declares far more than it stores, or is compressed by what is not installed."""
+    filters = dataset.id.get_create_plist()
+    codes = [filters.get_filter(index)[0] for index in range(filters.get_nfilters())]
+    plugins = [code for code in codes if not h5py.h5z.filter_avail(code)]
+    if plugins:
+        require("hdf5plugin", f"{dataset.file.filename}: column {dataset.name[1:]!r}")
+        if any(not h5py.h5z.filter_avail(code) for code in plugins):
+            raise ValueError(f"{dataset.file.filename}: {dataset.name[1:]!r} is compressed in an unknown way")
+    others = any(code > _LAST_BUILT_IN_FILTER for code in codes)
+    ratio = _PLUGIN_MAX_RATIO if others else _GZIP_MAX_RATIO
+    declared = dataset.nbytes // max(1, dataset.shape[0]) * num_rows
+    if declared > max(_ALWAYS_FINE_BYTES, ratio * dataset.id.get_storage_size()):
+        raise ValueError(
+            f"{dataset.file.filename}: {dataset.name[1:]!r} declares {num_rows} rows and does not store them"
+        )
 
 
 def _plain_dataset(file: h5py.File, name: str) -> h5py.Dataset | None:

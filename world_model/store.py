@@ -46,7 +46,8 @@ class TrajectoryStore:
     pickled and handed to loader workers. One store is for one thread.
 
     Attributes:
-        recipes: how each source was made (`Manifest.recipe`; empty for a bare HDF5 file).
+        recipes: how each source was made (`Manifest.recipe`); of a bare HDF5 file, `env` is its name,
+            `frame_skip` 1 and `image_size` that of its frames.
         columns: spec of each column that all sources have, with one dtype and row shape.
         offsets: first row of each episode.
         lengths: rows of each episode.
@@ -291,7 +292,7 @@ class TrajectoryStore:
 def _parts(path: Path) -> tuple[dict[str, Any], list[tuple[Path, Shard | None]]]:
     """The recipe and the files of one source, in the order of their episodes."""
     if path.is_file():
-        return {}, [(path, None)]
+        return _bare_recipe(path), [(path, None)]
     if not path.is_dir():
         raise ValueError(f"{path} does not exist; give the folder of a trajectory store")
     manifest = Manifest.load(path)
@@ -313,6 +314,13 @@ def _parts(path: Path) -> tuple[dict[str, Any], list[tuple[Path, Shard | None]]]
     if not parts:
         raise ValueError(f"{path} holds no finished episode yet")
     return manifest.recipe, [(file, shard) for _, file, shard in sorted(parts, key=lambda part: part[0])]
+
+
+def _bare_recipe(path: Path) -> dict[str, Any]:
+    """What training asks of a recipe, for a file that has none: one row an env step, frames as they are."""
+    pixels = ShardReader(path).specs.get("pixels")
+    recipe = {"env": path.stem, "frame_skip": 1}
+    return recipe if pixels is None or not pixels.shape else {**recipe, "image_size": pixels.shape[0]}
 
 
 def _stored_rows(reader: ShardReader) -> Int[np.ndarray, " row"] | None:

@@ -12,13 +12,21 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from .manifest import MANIFEST_NAME, Manifest, Shard
-from .shards import Columns, ShardReader, pack_shards, sha256_of, write_shard
+from .shards import (
+    Columns,
+    ColumnSpec,
+    ShardReader,
+    pack_shards,
+    sha256_of,
+    write_shard,
+    write_shard_blocks,
+)
 
 STAGING = "staging"
 _STAGED_NAME = re.compile(r"episode-(\d{8})\.h5")
@@ -165,6 +173,13 @@ class StoreWriter:
     def write(self, index: int, columns: Columns) -> None:
         """Store finished episode `index`, and pack its shard if this was the last one missing there."""
         stage_episode(self.root, index, columns)
+        self.commit(index)
+
+    def write_blocks(
+        self, index: int, specs: Mapping[str, ColumnSpec], num_rows: int, blocks: Iterable[Columns]
+    ) -> None:
+        """As `write`, for an episode too long to hold: its rows come in consecutive blocks."""
+        write_shard_blocks(self.root / STAGING / f"episode-{index:08d}.h5", specs, num_rows, blocks)
         self.commit(index)
 
     def append(self, columns: Columns) -> int:

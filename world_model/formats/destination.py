@@ -1,4 +1,4 @@
-"""Where a converted dataset appears: whole, or not at all; an unfinished one waits beside it to be resumed."""
+"""Where a converted dataset appears: whole or not at all; an unfinished one waits beside it."""
 
 import fcntl
 import json
@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-_SETTINGS = ".conversion.json"
+_SETTINGS = "conversion.json"
+_DATA = "data"
 
 
 def partial_path(dst: Path) -> Path:
@@ -53,28 +54,25 @@ def destination(
     """
     check_destination(dst, resume=resume, overwrite=overwrite)
     partial = partial_path(dst)
+    data = partial / _DATA
     partial.mkdir(parents=True, exist_ok=True)
-    lock = partial / _SETTINGS
-    with lock.open("a+") as held:
+    with (partial / _SETTINGS).open("a+") as held:
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise ValueError(f"{dst} is being written by another process") from None
         if not (resume and _begun_with(partial, json.loads(json.dumps(settings)))):
-            _empty(partial)
+            if data.exists():
+                shutil.rmtree(data)
             held.truncate(0)
             held.write(json.dumps(settings, sort_keys=True))
             held.flush()
-        yield partial
+        data.mkdir(exist_ok=True)
+        yield data
         if dst.is_dir():
-            old = dst.with_name(f".{dst.name}.old")
-            shutil.rmtree(old, ignore_errors=True)
-            dst.rename(old)
-            partial.rename(dst)
-            shutil.rmtree(old)
-        else:
-            partial.rename(dst)
-        (dst / _SETTINGS).unlink()
+            dst.rename(partial / "replaced")
+        data.rename(dst)
+    shutil.rmtree(partial)
 
 
 def _begun_with(partial: Path, settings: dict[str, Any]) -> bool:
@@ -93,16 +91,6 @@ def _begun_with(partial: Path, settings: dict[str, Any]) -> bool:
                 f"{settings.get(key)!r:.200}; resume with the same settings, or overwrite it"
             )
     return True
-
-
-def _empty(partial: Path) -> None:
-    for path in partial.iterdir():
-        if path.name == _SETTINGS:
-            continue
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
 
 
 def _is_dataset(path: Path) -> bool:

@@ -22,6 +22,7 @@ _PROPRIO = (
 )
 _ACTION = ("action", "actions", "ctrl", "control")
 _CAMERA_AFFIXES = re.compile(r"^(pixels|images?|rgb|cam|camera)[_.-]|[_.-](images?|rgb|pixels|camera)$")
+_ROLE = re.compile(r"pixels([_.-].*)?|action|proprio")
 _PLAIN = re.compile(r"[^A-Za-z0-9_.\-]+")
 
 
@@ -35,6 +36,8 @@ def default_columns(source: Source) -> dict[str, str]:
     said = source.info.get("roles")
     if isinstance(said, Mapping) and said and all(name in source.columns for name in said.values()):
         return dict(said)
+    if source.format in ("native", "stable-worldmodel"):  # their names are the roles
+        return {name: name for name in source.columns if _ROLE.fullmatch(name)}
     images = [name for name, column in source.columns.items() if column.kind == "image"]
     roles: dict[str, str] = {}
     if images:
