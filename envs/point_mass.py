@@ -6,19 +6,18 @@ along each axis, taken up with a time constant of 0.3 s, so crossing the floor t
 Source: dm_control.suite.point_mass, https://arxiv.org/abs/2006.12983
 """
 
-from typing import ClassVar
-
 import mujoco
 import numpy as np
 from jaxtyping import Float, Float64
 
+from .built_in import BuiltInTask, suite_spec
 from .rendering import SceneParts
-from .task import Positions, State, TaskEnv, suite_spec
+from .task import Positions, State
 
 _REACH = 0.28
 
 
-class PointMassEnv(TaskEnv):
+class PointMassEnv(BuiltInTask):
     """A ball of 1 cm radius to a place on a floor of 60 cm a side, by forces.
 
     State: x, y [m], and their velocities [m/s]. Action: forces in [-1, 1], 0.1 N at 1, on a mass of 0.3 kg
@@ -26,22 +25,22 @@ class PointMassEnv(TaskEnv):
         middle.
     """
 
-    name: ClassVar[str] = "point_mass"
-    frame_skip: ClassVar[int] = 5
-    tolerance: ClassVar[float] = 0.02
-    tolerance_text: ClassVar[str] = "2 cm"
-    far_budget: ClassVar[int] = 400
-    logging_policy: ClassVar[str] = "waypoints"
-    servo_gains: ClassVar[tuple[float, float]] = (30.0, 0.25)
-    parts: ClassVar[SceneParts] = SceneParts(
+    name: str = "point_mass"
+    frame_skip: int = 5
+    tolerance: float = 0.02
+    tolerance_text: str = "2 cm"
+    far_budget: int = 400
+    logging_policy: str = "waypoints"
+    servo_gains: tuple[float, float] = (30.0, 0.25)
+    parts: SceneParts = SceneParts(
         camera="fixed",
         agent=("pointmass",),
         floor=("ground",),
         walls=("wall_x", "wall_y", "wall_neg_x", "wall_neg_y"),
         target="target",
     )
-    proprio_names: ClassVar[tuple[str, ...]] = ("x [m]", "y [m]", "x velocity [m/s]", "y velocity [m/s]")
-    goal_names: ClassVar[tuple[str, ...]] = ("x [m, -0.28 to 0.28]", "y [m, -0.28 to 0.28]")
+    proprio_names: tuple[str, ...] = ("x [m]", "y [m]", "x velocity [m/s]", "y velocity [m/s]")
+    goal_names: tuple[str, ...] = ("x [m, -0.28 to 0.28]", "y [m, -0.28 to 0.28]")
 
     @classmethod
     def make_spec(cls) -> mujoco.MjSpec:

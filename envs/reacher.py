@@ -7,21 +7,20 @@ the whole arena, so that a pixel is smaller: 5.5 mm at 96 px.
 Source: dm_control.suite.reacher, https://arxiv.org/abs/2006.12983
 """
 
-from typing import ClassVar
-
 import mujoco
 import numpy as np
 from jaxtyping import Float, Float64
 
+from .built_in import BuiltInTask, suite_spec
 from .rendering import SceneParts
-from .task import Positions, State, States, TaskEnv, suite_spec, wrapped_angle
+from .task import Positions, State, States, wrapped_angle
 
 WRIST_LIMIT = np.deg2rad(160.0)
 _TARGET_SIZE = 0.05
 _CAMERA_HEIGHT, _CAMERA_FOVY = 0.75, 38.8
 
 
-class ReacherEnv(TaskEnv):
+class ReacherEnv(BuiltInTask):
     """Both joints of a two-link arm to a pose, by torques.
 
     State: shoulder, wrist [rad], and their velocities [rad/s]. Action: torques in [-1, 1], 0.05 N m at 1.
@@ -30,12 +29,12 @@ class ReacherEnv(TaskEnv):
         the limits' springs).
     """
 
-    name: ClassVar[str] = "reacher"
-    frame_skip: ClassVar[int] = 4
-    tolerance: ClassVar[float] = 0.05
-    tolerance_text: ClassVar[str] = "0.05 rad on every joint"
-    servo_gains: ClassVar[tuple[float, float]] = (1.0, 0.1)
-    parts: ClassVar[SceneParts] = SceneParts(
+    name: str = "reacher"
+    frame_skip: int = 4
+    tolerance: float = 0.05
+    tolerance_text: str = "0.05 rad on every joint"
+    servo_gains: tuple[float, float] = (1.0, 0.1)
+    parts: SceneParts = SceneParts(
         camera="top",
         agent=("arm", "hand"),
         effector=("finger",),
@@ -44,7 +43,7 @@ class ReacherEnv(TaskEnv):
         target="target",
         target_position=(0.12, -0.12),
     )
-    proprio_names: ClassVar[tuple[str, ...]] = (
+    proprio_names: tuple[str, ...] = (
         "cos(shoulder)",
         "sin(shoulder)",
         "cos(wrist)",
@@ -52,7 +51,7 @@ class ReacherEnv(TaskEnv):
         "shoulder velocity [rad/s]",
         "wrist velocity [rad/s]",
     )
-    goal_names: ClassVar[tuple[str, ...]] = ("shoulder [rad, -pi to pi]", "wrist [rad, -2.79 to 2.79]")
+    goal_names: tuple[str, ...] = ("shoulder [rad, -pi to pi]", "wrist [rad, -2.79 to 2.79]")
 
     @classmethod
     def make_spec(cls) -> mujoco.MjSpec:

@@ -1,4 +1,4 @@
-"""Drawing a task's scene quickly: one renderer per task and thread, shared by all its environments."""
+"""Drawing a task's scene quickly: one renderer per task, camera and thread, shared by its environments."""
 
 import atexit
 import importlib
@@ -13,6 +13,7 @@ import mujoco
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from .cameras import FreeView, view_through
 from .gl import backend_module, broken_backend, choose_backend, forget_backend
 from .looks import FLOOR_TEXTURES, MAX_DISTRACTORS, PLAIN, Look
 
@@ -28,15 +29,17 @@ RendererKey = tuple[str, int, int]
 
 @dataclass(frozen=True)
 class SceneParts:
-    """Which geoms of a model play which role, by name, and the camera that looks at them."""
+    """Which geoms of a model play which role, by name or number, and the camera that looks at them."""
 
     camera: str
-    agent: tuple[str, ...]
-    floor: tuple[str, ...]
-    effector: tuple[str, ...] = ()
-    walls: tuple[str, ...] = ()
+    agent: tuple[str | int, ...] = ()
+    floor: tuple[str | int, ...] = ()
+    effector: tuple[str | int, ...] = ()
+    walls: tuple[str | int, ...] = ()
     target: str | None = None
     target_position: tuple[float, float] = (0.0, 0.0)
+    free_view: FreeView | None = None
+    """What the camera "free" shows; MuJoCo's own view of the whole scene when not given."""
 
 
 def check_image_size(image_size: int) -> int:
@@ -74,23 +77,35 @@ class SceneRenderer:
         self._model, self._parts = model, parts
         self._gl = _make_gl_context()
         self._contexts: dict[tuple[int, int], mujoco.MjrContext] = {}
-        self._scene = mujoco.MjvScene(model, maxgeom=model.ngeom + MAX_DISTRACTORS + 8)
+        drawn = model.ngeom + model.nsite + 2 * model.nwrap + model.nskin + model.nflex
+        self._scene = mujoco.MjvScene(model, maxgeom=drawn + MAX_DISTRACTORS + 8)
         self._option = mujoco.MjvOption()
-        self._camera = mujoco.MjvCamera()
-        self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
-        self._camera.fixedcamid = model.camera(parts.camera).id
+        self._camera = view_through(model, parts.camera, parts.free_view)
         self._roles = _roles(model, parts)
-        self._textures = {name: model.texture(f"look_{name}").id for name in FLOOR_TEXTURES}
+        known = {model.texture(index).name for index in range(model.ntex)}
+        textures = {name: f"look_{name}" for name in FLOOR_TEXTURES if f"look_{name}" in known}
+        self._textures = {name: model.texture(texture).id for name, texture in textures.items()}
         self._buffers: dict[int, np.ndarray] = {}
 
-    def render(self, data: mujoco.MjData, look: Look = PLAIN, image_size: int = DEFAULT_IMAGE_SIZE) -> Pixels:
-        """Draw `data` as it is; its kinematics must be up to date."""
+    def render(
+        self,
+        data: mujoco.MjData,
+        look: Look = PLAIN,
+        image_size: int = DEFAULT_IMAGE_SIZE,
+        model: mujoco.MjModel | None = None,
+    ) -> Pixels:
+        """Draw `data` as it is; its kinematics must be up to date.
+
+        Args:
+            model: one that has been changed since the renderer was made (sizes, colours, places), but has the
+                same geoms and textures; the renderer's own when not given.
+        """
         if self._gl is None:
             raise ValueError("this renderer is closed; make a new environment")
         self._gl.make_current()
         context = self._context(look, image_size)
         scene = self._scene
-        self._option.geomgroup[TARGET_GROUP] = look.target_visible
+        self._option.geomgroup[TARGET_GROUP] = look.target_visible and self._parts.target is not None
         flags = mujoco.mjtRndFlag
         scene.flags[flags.mjRND_SHADOW] = look.shadows
         scene.flags[flags.mjRND_REFLECTION] = look.reflections
@@ -163,7 +178,7 @@ class SceneRenderer:
                     continue
                 if role == "target":
                     geom.pos[:2] = look.target_position or self._parts.target_position
-                if role == "floor" and look.floor_texture is not None:
+                if role == "floor" and look.floor_texture in self._textures:
                     geom.texid = self._textures[look.floor_texture]
                     geom.texuniform, geom.texrepeat[:] = 0, look.floor_texture_repeat
                 colour = colours[role]

@@ -1,75 +1,53 @@
-"""What every built-in task is: a gymnasium environment on a MuJoCo model, with goals and tolerances."""
+"""What every task is: a gymnasium environment on a MuJoCo model, with states, goals and tolerances."""
 
-import importlib.util
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, ClassVar
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import gymnasium
 import mujoco
 import numpy as np
 from jaxtyping import Float, Float64
 
-from .looks import PLAIN, Look
+from .camera_env import CameraEnv, Observation, State
+from .cameras import choose_camera
+from .looks import Look
 from .physics import Physics, is_nominal, own_copy, scale_physics
 from .rendering import (
-    DEFAULT_IMAGE_SIZE,
     SHARED_RENDERERS,
-    TARGET_GROUP,
     Pixels,
     RendererKey,
     SceneParts,
     SceneRenderer,
-    add_floor_textures,
     check_image_size,
 )
 
-Observation = dict[str, np.ndarray]
-State = Float64[np.ndarray, " state"]
 States = Float[np.ndarray, "... state"]
 Positions = Float[np.ndarray, "... nq"]
 Batch = Float[np.ndarray, "..."] | np.floating
 """One number for each state of a batch; a lone state gives a scalar."""
 
-_MODELS: dict[str, mujoco.MjModel] = {}
 
-
-class TaskEnv(gymnasium.Env):
+class TaskEnv(CameraEnv):
     """A task on one MuJoCo model: pixels and proprio out, true actuator commands in.
 
-    One `step` is one control step of `control_timestep` seconds; actions are never repeated. A state is qpos
-    then qvel, float64. Reward is 0 and no episode ends by itself: whoever plans decides when a goal is
-    reached. Environments of one task share their model and, in one thread, their renderer; the next state
-    depends on state and action alone (MuJoCo's warm start, hidden state otherwise, is off).
-
-    A new task is a subclass in one file: the constants below, `make_spec`, `sample_state`, `check_position`,
-    `position_error` and, where the state is not what a robot would feel, `proprio`.
+    A state is qpos then qvel, float64; actuators with activations of their own start at 0 in every state that
+    is set. Reward is 0 and no episode ends by itself: whoever plans decides when a goal is reached. The next
+    state depends on state and action alone (MuJoCo's warm start, hidden state otherwise, is off).
     """
 
-    name: ClassVar[str]
-    """What `make` and `--env` know it by."""
-    frame_skip: ClassVar[int]
-    """Recommended env steps per model step."""
-    control_timestep: ClassVar[float] = 0.02
-    """[s]"""
-    tolerance: ClassVar[float]
+    tolerance: float
     """A goal is reached when every component of `position_error` is at most this."""
-    tolerance_text: ClassVar[str]
+    tolerance_text: str
     """The tolerance in words, with its unit."""
-    far_budget: ClassVar[int] = 200
-    """Env steps in which any goal can be reached from anywhere, with time to spare."""
-    logging_policy: ClassVar[str] = "random"
-    """Name of the policy that makes this task's logs; see `make_policy`."""
-    servo_gains: ClassVar[tuple[float, float]]
+    servo_gains: tuple[float, float] | None = None
     """Of the scripted policy: full action per unit of distance to its waypoint, and the time by which it
-    looks ahead along the velocity [s]."""
-    parts: ClassVar[SceneParts]
-    proprio_names: ClassVar[tuple[str, ...]]
-    """What each entry of `proprio` is, with its unit."""
-    goal_names: ClassVar[tuple[str, ...]]
+    looks ahead along the velocity [s]; None where nobody has found any."""
+    parts: SceneParts
+    goal_names: tuple[str, ...]
     """What each number of a goal given as text is, with its unit and range."""
-
-    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 50}
+    has_state: bool = True
 
     def __init__(
         self,
@@ -77,6 +55,8 @@ class TaskEnv(gymnasium.Env):
         look: Look | None = None,
         render: bool = True,
         render_mode: str | None = "rgb_array",
+        camera: str | None = None,
+        frame_skip: int | None = None,
     ) -> None:
         """Make an environment at the task's rest position.
 
@@ -86,20 +66,27 @@ class TaskEnv(gymnasium.Env):
             render: False leaves pixels out of observations and needs no GL; `render` still works where
                 there is one.
             render_mode: for gymnasium; "rgb_array" or None.
+            camera: one of the model's, or "free"; the task's own when not given.
+            frame_skip: env steps per model step; the task's own when not given.
+
+        Raises:
+            ValueError: a picture that cannot be drawn, an unknown camera, or a frame skip below 1.
         """
-        self.image_size = check_image_size(DEFAULT_IMAGE_SIZE if image_size is None else image_size)
-        self.look = PLAIN if look is None else look
-        if render_mode not in (None, "rgb_array"):
-            raise ValueError(f"render_mode must be 'rgb_array' or None, got {render_mode!r}")
-        self.render_mode = render_mode
-        self.mj_model = _shared_model(self.name, self.make_spec)
+        super().__init__(image_size, look, render_mode)
+        self.mj_model, self._data = self.open_model()
         self._nominal_model = self.mj_model
+        self.num_positions = int(self.mj_model.nq)
+        self.camera = choose_camera(self.mj_model, camera, self.name, self.parts.camera)
+        self.parts = replace(self.parts, camera=self.camera)
+        if frame_skip is not None:
+            if frame_skip < 1:
+                raise ValueError(f"frame_skip must be at least 1 env step, got {frame_skip}")
+            self.frame_skip = frame_skip
         self._substeps = round(self.control_timestep / self.mj_model.opt.timestep)
-        self._data = mujoco.MjData(self.mj_model)
         self._scratch = mujoco.MjData(self.mj_model)
         self._renderers: dict[RendererKey, SceneRenderer] = {}
-        low, high = self.mj_model.actuator_ctrlrange.T.astype(np.float32)
-        self.action_space: gymnasium.spaces.Box = gymnasium.spaces.Box(low, high, dtype=np.float32)
+        low, high = self._action_bounds()
+        self.action_space = gymnasium.spaces.Box(low, high, dtype=np.float32)
         spaces: dict[str, gymnasium.Space] = {}
         if render:
             spaces["pixels"] = gymnasium.spaces.Box(0, 255, (self.image_size, self.image_size, 3), np.uint8)
@@ -110,26 +97,25 @@ class TaskEnv(gymnasium.Env):
 
     # What a task defines.
 
-    @classmethod
-    def make_spec(cls) -> mujoco.MjSpec:
-        """The task's model, before it is compiled."""
-        raise NotImplementedError
+    @abstractmethod
+    def open_model(self) -> tuple[mujoco.MjModel, mujoco.MjData]:
+        """The model, which may be shared, and data of this environment's own."""
 
+    @abstractmethod
     def sample_state(self, rng: np.random.Generator) -> State:
         """A state at rest, drawn from the whole space of valid states."""
-        raise NotImplementedError
 
+    @abstractmethod
     def check_position(self, qpos: Float64[np.ndarray, " nq"]) -> None:
         """Refuse a position that `sample_state` could not give.
 
         Raises:
             ValueError: saying which number is out of which range.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def position_error(self, qpos: Positions, goal_qpos: Positions) -> Float[np.ndarray, "... component"]:
         """Distances that the tolerance is about, in its unit, none negative."""
-        raise NotImplementedError
 
     def offset_to(self, qpos: Positions, goal_qpos: Positions) -> Positions:
         """The way from one position to another, the short way round where positions are angles."""
@@ -145,6 +131,25 @@ class TaskEnv(gymnasium.Env):
         """What the robot feels of `state`; `proprio_names` says what each number is."""
         return np.asarray(state, np.float32)
 
+    # What a task may define otherwise: where it starts, and who moves its physics.
+
+    def _start_state(self, seed: int | None) -> State:
+        """Where `reset` starts; `np_random` is seeded already."""
+        return self.sample_state(self.np_random)
+
+    def _simulate(self, command: Float64[np.ndarray, " action"], num_steps: int) -> None:
+        """Apply an action that is inside its bounds for `num_steps` control steps."""
+        self._data.ctrl[:] = command
+        mujoco.mj_step(self.mj_model, self._data, self._substeps * num_steps)
+
+    def _action_bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        low, high = self.mj_model.actuator_ctrlrange.T.astype(np.float32)
+        return low, high
+
+    def _renderer_name(self) -> str:
+        """Environments of one name draw with one renderer: their geoms and textures are the same."""
+        return f"{self.name}@{self.camera}"
+
     # gymnasium's interface.
 
     def reset(
@@ -157,13 +162,8 @@ class TaskEnv(gymnasium.Env):
         if unknown:
             raise ValueError(f"Unknown reset option {unknown[0]!r}. Known options: state")
         given = options.get("state")
-        self.set_state(self.sample_state(self.np_random) if given is None else given)
+        self.set_state(self._start_state(seed) if given is None else given)
         return self.observe(), self._info()
-
-    def step(self, action: Float[np.ndarray, " action"]) -> tuple[Observation, float, bool, bool, dict]:
-        """Apply `action` for one control step, clipped to its bounds as the actuators do."""
-        self.advance(action)
-        return self.observe(), 0.0, False, False, self._info()
 
     def render(self, look: Look | None = None, image_size: int | None = None) -> Pixels:
         """Draw the current state, in the environment's own look and size unless told otherwise."""
@@ -203,13 +203,7 @@ class TaskEnv(gymnasium.Env):
 
     def advance(self, action: Float[np.ndarray, " action"], num_steps: int = 1) -> None:
         """Apply `action` for `num_steps` control steps, without looking at what comes of it."""
-        command = np.asarray(action, np.float64)
-        if command.shape != self.action_space.shape or not np.isfinite(command).all():
-            raise ValueError(
-                f"an action of {self.name} is {self.mj_model.nu} finite numbers, got {np.asarray(action)!r}"
-            )
-        self._data.ctrl[:] = np.clip(command, self.action_space.low, self.action_space.high)
-        mujoco.mj_step(self.mj_model, self._data, self._substeps * num_steps)
+        self._simulate(self._checked_action(action), num_steps)
 
     def observe(self) -> Observation:
         """The observation of the current state."""
@@ -266,9 +260,6 @@ class TaskEnv(gymnasium.Env):
         state, goal_state = np.asarray(state, np.float64), np.asarray(goal_state, np.float64)
         return self.position_error(state[..., :nq], goal_state[..., :nq]) / self.tolerance
 
-    def _info(self) -> dict[str, Any]:
-        return {"state": self.get_state()}
-
     def _checked_state(self, state: State) -> State:
         size = self.mj_model.nq + self.mj_model.nv
         state = np.asarray(state, np.float64)
@@ -279,48 +270,19 @@ class TaskEnv(gymnasium.Env):
         return state
 
     def _draw(self, state: State, look: Look | None, image_size: int | None) -> Pixels:
-        key = SHARED_RENDERERS.key(self.name)
+        key = SHARED_RENDERERS.key(self._renderer_name())
         if key not in self._renderers:
             self._renderers[key] = SHARED_RENDERERS.borrow(key, self.mj_model, self.parts)
         _load(self.mj_model, self._scratch, state, kinematics_only=True)
         size = self.image_size if image_size is None else check_image_size(image_size)
-        return self._renderers[key].render(self._scratch, self.look if look is None else look, size)
+        return self._renderers[key].render(
+            self._scratch, self.look if look is None else look, size, self.mj_model
+        )
 
 
 def wrapped_angle(angle: Batch) -> Batch:
     """The same angle in [-pi, pi) [rad]."""
     return (angle + np.pi) % (2 * np.pi) - np.pi
-
-
-def suite_spec(domain: str) -> mujoco.MjSpec:
-    """The model of a dm_control suite domain, read from the installed package.
-
-    The files are read where they lie: importing the suite would import all its domains and a GL backend.
-
-    Raises:
-        ValueError: when dm_control is not installed.
-    """
-    found = importlib.util.find_spec("dm_control")
-    if found is None or not found.submodule_search_locations:
-        raise ValueError(
-            f"The task {domain!r} needs dm_control, which is not installed (no wheels for Python >= 3.13). "
-            "Run: pip install 'dm-control>=1.0.50,<2' on Python 3.11 or 3.12, or use the task two_room"
-        )
-    suite = Path(found.submodule_search_locations[0]) / "suite"
-    include = {f"common/{path.name}": path.read_bytes() for path in (suite / "common").glob("*.xml")}
-    return mujoco.MjSpec.from_string((suite / f"{domain}.xml").read_text(), include=include)
-
-
-def _shared_model(name: str, make_spec: Callable[[], mujoco.MjSpec]) -> mujoco.MjModel:
-    if name not in _MODELS:
-        spec = make_spec()
-        add_floor_textures(spec)
-        for geom in spec.geoms:
-            if geom.name == "target":
-                geom.group = TARGET_GROUP
-        spec.option.disableflags |= mujoco.mjtDisableBit.mjDSBL_WARMSTART
-        _MODELS[name] = spec.compile()
-    return _MODELS[name]
 
 
 def _load(model: mujoco.MjModel, data: mujoco.MjData, state: State, kinematics_only: bool = False) -> None:
@@ -332,4 +294,5 @@ def _load(model: mujoco.MjModel, data: mujoco.MjData, state: State, kinematics_o
         mujoco.mj_camlight(model, data)
     else:
         data.ctrl[:] = 0.0
+        data.act[:] = 0.0
         mujoco.mj_forward(model, data)

@@ -5,20 +5,20 @@ Our own model on bare MuJoCo (`two_room.xml`), in the spirit of the two-room tas
 """
 
 from pathlib import Path
-from typing import ClassVar
 
 import mujoco
 import numpy as np
 from jaxtyping import Float, Float64
 
+from .built_in import BuiltInTask
 from .rendering import SceneParts
-from .task import Batch, Positions, State, States, TaskEnv
+from .task import Batch, Positions, State, States
 
 _WALLS = ("wall_left", "wall_right", "wall_down", "wall_up", "door_down", "door_up")
 _CLEARANCE = 0.002
 
 
-class TwoRoomEnv(TaskEnv):
+class TwoRoomEnv(BuiltInTask):
     """A ball of 4 cm radius to a place on the floor of two rooms, 1 m wide together, through a door of 20 cm.
 
     State: x, y [m] from the middle, and their velocities [m/s]. Action: wanted velocities, -0.7 to 0.7 m/s;
@@ -27,13 +27,13 @@ class TwoRoomEnv(TaskEnv):
         the doorway included.
     """
 
-    name: ClassVar[str] = "two_room"
-    frame_skip: ClassVar[int] = 5
-    tolerance: ClassVar[float] = 0.04
-    tolerance_text: ClassVar[str] = "4 cm, 4 % of the room's width"
-    logging_policy: ClassVar[str] = "waypoints"
-    servo_gains: ClassVar[tuple[float, float]] = (8.0, 0.1)
-    parts: ClassVar[SceneParts] = SceneParts(
+    name: str = "two_room"
+    frame_skip: int = 5
+    tolerance: float = 0.04
+    tolerance_text: str = "4 cm, 4 % of the room's width"
+    logging_policy: str = "waypoints"
+    servo_gains: tuple[float, float] = (8.0, 0.1)
+    parts: SceneParts = SceneParts(
         camera="top",
         agent=("agent",),
         floor=("ground",),
@@ -41,8 +41,8 @@ class TwoRoomEnv(TaskEnv):
         target="target",
         target_position=(-0.25, -0.25),
     )
-    proprio_names: ClassVar[tuple[str, ...]] = ("x [m]", "y [m]", "x velocity [m/s]", "y velocity [m/s]")
-    goal_names: ClassVar[tuple[str, ...]] = ("x [m, -0.46 to 0.46]", "y [m, -0.46 to 0.46]")
+    proprio_names: tuple[str, ...] = ("x [m]", "y [m]", "x velocity [m/s]", "y velocity [m/s]")
+    goal_names: tuple[str, ...] = ("x [m, -0.46 to 0.46]", "y [m, -0.46 to 0.46]")
 
     @classmethod
     def make_spec(cls) -> mujoco.MjSpec:

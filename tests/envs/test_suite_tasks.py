@@ -117,11 +117,11 @@ def test_point_mass_crosses_its_floor_within_the_far_budget():
 
 @pytest.mark.parametrize("name", ["reacher", "point_mass"])
 def test_without_dm_control_one_line_says_what_to_do(name, monkeypatch):
-    from wm_plan.envs import task
+    from wm_plan.envs import built_in
 
-    monkeypatch.setattr(task, "_MODELS", {})
+    monkeypatch.setattr(built_in, "_MODELS", {})
     monkeypatch.setitem(sys.modules, "dm_control", None)
-    monkeypatch.setattr(task.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(built_in.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(
         ValueError, match=f"The task '{name}' needs dm_control, which is not installed.*two_room"
     ):
@@ -129,9 +129,9 @@ def test_without_dm_control_one_line_says_what_to_do(name, monkeypatch):
 
 
 def test_two_room_needs_no_dm_control(monkeypatch):
-    from wm_plan.envs import task
+    from wm_plan.envs import built_in
 
-    monkeypatch.setattr(task, "_MODELS", {})
-    monkeypatch.setattr(task.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(built_in, "_MODELS", {})
+    monkeypatch.setattr(built_in.importlib.util, "find_spec", lambda _: None)
     env = make("two_room", render=False)
     env.reset(seed=0)
