@@ -3,6 +3,7 @@
 from .cem import CEM, CEMConfig
 from .discrete_cem import DiscreteCEM, DiscreteCEMConfig
 from .gradient import GradientConfig, GradientPlanner, Polished
+from .gymnasium_loop import LoopStep, run_in_env
 from .icem import ICEM, ICEMConfig
 from .mpc import MPC
 from .mppi import MPPI, MPPIConfig
@@ -38,6 +39,7 @@ __all__ = [
     "ICEM",
     "ICEMConfig",
     "LoopCounters",
+    "LoopStep",
     "MPC",
     "MPPI",
     "MPPIConfig",
@@ -60,4 +62,5 @@ __all__ = [
     "ViaPoints",
     "make_planner",
     "planner_names",
+    "run_in_env",
 ]
