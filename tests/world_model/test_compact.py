@@ -159,7 +159,7 @@ def test_the_temporal_distance_is_of_the_end_of_a_plan_and_never_negative() -> N
     changed[:, :, 0] += 1.0
     torch.testing.assert_close(model.temporal_distance(changed, goal), distance)
     expected = model.distance(imagined[0, 1, 2], imagined[0, 1, 2] - imagined[0, 1, 1], goal[0, 0])
-    torch.testing.assert_close(distance[0, 1], expected)
+    torch.testing.assert_close(distance[0, 1], expected, rtol=0.02, atol=0.02)  # of bfloat16 products
     one_step = model.temporal_distance(imagined[:, :, -1:], goal)
     assert one_step.shape == (2, 4)
 
