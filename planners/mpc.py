@@ -35,7 +35,8 @@ class MPC:
     independent: a row acts as it would alone with the same seed. Rows may be reset at different times.
 
     Args:
-        model: `encode` and `rollout`, and, unless given here, `frame_skip` and `history`.
+        model: `encode` and `rollout`, and, unless given here, `frame_skip` and `history`. One with a true
+            `uses_past` also gets what was executed and sensed: `rollout(..., past_actions=, proprio=)`.
         planner: any planner; its `action_dim` is the env's, times `frame_skip` with action blocks.
         objective: cost of imagined latents.
         replan_every: model steps executed of each plan, at most the planner's horizon.
@@ -105,6 +106,7 @@ class MPC:
         self.replanned = False
         self._seed: int | Sequence[int] = seed
         self._goal: Tensor | None = None
+        self._tells_past = bool(getattr(model, "uses_past", False))
         self._last_action = torch.empty(0)
         self._last_action = torch.empty(0)
         self._batch_size = 0
@@ -244,7 +246,7 @@ class MPC:
         if self._goal is None or self._batch_size == 0 or bool(self._fresh[row]):
             raise ValueError("There is nothing to score yet; call set_goal(image) and act(observation) first")
         rows = torch.tensor([row])
-        return self._cost_fn(self._context[rows], self._goal[rows if len(self._goal) > 1 else rows * 0])
+        return self._cost_fn(rows, self._context[rows], self._goal[rows if len(self._goal) > 1 else rows * 0])
 
     # Parts of the loop
 
@@ -276,6 +278,7 @@ class MPC:
         self._last_action = torch.full((batch_size, self.action_dim), torch.nan)
         self._kept: Tensor | None = None
         self._context = torch.empty(0)
+        self._past: dict[str, Tensor] = {}
         self._restart(torch.arange(batch_size))
 
     def _restart(self, rows: Tensor) -> None:
@@ -313,11 +316,37 @@ class MPC:
         appended = torch.cat([past[:, 1:], latents], dim=1)
         fresh = self._fresh[rows].view(-1, *[1] * (appended.ndim - 1)).to(latents.device)
         self._context[rows] = torch.where(fresh, latents.expand_as(appended), appended)
+        if self._tells_past:
+            self._remember(rows, proprio)
         self._fresh[rows] = False
         for term in _terms(self.objective):
             if hasattr(term, "observe"):
                 term.observe(rows, latents[:, 0])
         self.timings["encode_ms"] = (time.perf_counter() - start) * 1e3
+
+    def _remember(self, rows: Tensor, proprio: Tensor | None) -> None:
+        """Append what led to the newest frames, and what was sensed with them.
+
+        An action that is not known, at the beginning of an episode, is NaN.
+        """
+        executed = self._executed[rows]
+        action = self._planned[rows, (executed - 1).clamp(0, self.planner.horizon - 1)]
+        news = {"past_actions": torch.where((executed > 0).unsqueeze(1), action, torch.nan)}
+        if proprio is not None:
+            news["proprio"] = proprio.to(torch.float32)
+        for name, entry in news.items():
+            if name not in self._past:
+                self._past[name] = torch.zeros(self._batch_size, self.history, entry.shape[1])
+            appended = torch.cat([self._past[name][rows, 1:], entry.unsqueeze(1)], dim=1)
+            fresh = self._fresh[rows].view(-1, 1, 1)
+            self._past[name][rows] = torch.where(fresh, entry.unsqueeze(1), appended)
+
+    def _told(self, rows: Tensor) -> dict[str, Tensor]:
+        """What a model that `uses_past` is told of some rows besides latents."""
+        told = {name: entries[rows].to(self._context.device) for name, entries in self._past.items()}
+        if told:
+            told["past_actions"] = told["past_actions"][:, 1:]
+        return told
 
     def _plan(
         self, rows: Tensor, previous_action: Tensor | None, budget: float | None, prefix: Tensor | None = None
@@ -327,7 +356,7 @@ class MPC:
         context = self._context[rows]
         goal = self._goal[rows if len(self._goal) > 1 else torch.zeros_like(rows)]
         plan = self.planner.optimize(
-            self._cost_fn(context, goal),
+            self._cost_fn(rows, context, goal),
             batch_size=len(rows),
             warm_start=self._warm_start(rows),
             budget=budget,
@@ -338,7 +367,8 @@ class MPC:
         )
         if self.imagine:
             with torch.no_grad():
-                plan.imagined = self.model.rollout(context, plan.actions.unsqueeze(1))[:, 0]
+                one = plan.actions.unsqueeze(1)
+                plan.imagined = self.model.rollout(context, one, **self._told(rows))[:, 0]
         self._planned[rows] = plan.actions.cpu()
         self._keep_elites(rows, plan)
         self._executed[rows] = 0
@@ -348,11 +378,12 @@ class MPC:
         self.timings["plan_ms"] = (time.perf_counter() - start) * 1e3
         return plan
 
-    def _cost_fn(self, context: Tensor, goal: Tensor) -> CostFn:
+    def _cost_fn(self, rows: Tensor, context: Tensor, goal: Tensor) -> CostFn:
         evaluate = evaluator(self.objective)
+        told = self._told(rows)
 
         def cost_fn(actions: Tensor) -> Tensor | Evaluation:
-            return evaluate(self.model.rollout(context, actions), actions, goal)
+            return evaluate(self.model.rollout(context, actions, **told), actions, goal)
 
         return cost_fn
 
