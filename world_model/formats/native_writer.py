@@ -145,7 +145,8 @@ def _recipe(source: Source, names: Mapping[str, str], episodes: Sequence[int]) -
     recipe.setdefault("frame_skip", 1)
     if "pixels" in stored:
         recipe.setdefault("image_size", int(source.columns[stored["pixels"]].shape[0]))
-        recipe.setdefault("camera", camera_name(stored["pixels"]))
+        if stored["pixels"] != "pixels":
+            recipe.setdefault("camera", camera_name(stored["pixels"]))
     if source.fps:
         recipe.setdefault("control_timestep", 1 / source.fps / recipe["frame_skip"])
     if "action" in stored and not ("action_low" in recipe and "action_high" in recipe):
