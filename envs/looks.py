@@ -20,6 +20,7 @@ FLOOR_TEXTURES = ("flat", "checker", "stripes", "clouds", "grain")
 
 TARGET_RGB: RGB = (0.6, 0.3, 0.3)
 """The colour of the target in every task, as in dm_control's suite."""
+_MAX_COLOURS = 1000
 _SUITE_FLOOR: RGB = (0.15, 0.25, 0.35)
 _SUITE_AGENT: RGB = (0.7, 0.5, 0.3)
 
@@ -252,7 +253,8 @@ def _part_colour(rng: np.random.Generator, ranges: LookRanges, floor: RGB) -> RG
     """A colour that stands out from floor and target, or None for the part's own."""
     if rng.random() < ranges.own_colour_rate and math.dist(floor, _SUITE_AGENT) >= ranges.contrast:
         return None
-    while True:
+    for _ in range(_MAX_COLOURS):
         colour = _rgb(rng.uniform(*ranges.colour, 3))
         if min(math.dist(colour, floor), math.dist(colour, TARGET_RGB)) >= ranges.contrast:
             return colour
+    return None  # the range of colours is too narrow for the contrast

@@ -1,4 +1,4 @@
-"""Policies that make logs: a random one for every task, and a scripted walk through waypoints."""
+"""Policies that make logs: random ones for every environment, and a scripted walk through waypoints."""
 
 import difflib
 from collections.abc import Callable
@@ -7,7 +7,11 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float, Float32, Float64
 
-from .task import State, TaskEnv
+from .camera_env import CameraEnv, State
+from .task import TaskEnv
+
+_PINK_LENGTH = 256
+_LONGEST_HOLD = 8
 
 
 @runtime_checkable
@@ -16,6 +20,15 @@ class Policy(Protocol):
 
     def act(self, step: int, state: State) -> Float32[np.ndarray, " action"]:
         """The action at env step `step` of an episode, inside the bounds; step 0 starts a new episode."""
+        ...
+
+
+@runtime_checkable
+class StartsAnywhere(Protocol):
+    """A policy that says where its episodes start."""
+
+    def initial_state(self) -> State | None:
+        """The state before step 0; None leaves it to the environment."""
         ...
 
 
@@ -28,10 +41,10 @@ class RandomPolicy:
     goal needs both.
     """
 
-    def __init__(self, env: TaskEnv, rng: np.random.Generator) -> None:
+    def __init__(self, env: CameraEnv, rng: np.random.Generator) -> None:
         self._rng, self._hold = rng, env.frame_skip
         self._low, self._high = env.action_space.low, env.action_space.high
-        self._num_positions = env.mj_model.nq
+        self._num_positions = env.num_positions
         self._amplitude, self._mode, self._left = 1.0, "noise", 0
         self._noise = np.zeros_like(self._low)
         self._action = np.zeros_like(self._low)
@@ -57,8 +70,62 @@ class RandomPolicy:
             unit = np.zeros_like(unit)
         elif self._mode == "brake":
             velocity = state[self._num_positions :][: unit.size]
-            unit = -self._rng.uniform(0.2, 1.0) * velocity / max(1e-6, float(np.abs(velocity).max()))
+            strength = self._rng.uniform(0.2, 1.0)
+            if velocity.size == unit.size:  # where there are no velocities to be seen, the noise goes on
+                unit = -strength * velocity / max(1e-6, float(np.abs(velocity).max()))
         return scale_to_bounds(unit, self._low, self._high)
+
+
+class WhitePolicy:
+    """An action drawn uniformly from the bounds, anew every model step."""
+
+    def __init__(self, env: CameraEnv, rng: np.random.Generator) -> None:
+        self._rng, self._skip = rng, env.frame_skip
+        self._low, self._high = env.action_space.low, env.action_space.high
+        self._action = np.zeros_like(self._low)
+
+    def act(self, step: int, state: State) -> Float32[np.ndarray, " action"]:
+        """The action at env step `step`; it changes every `frame_skip` steps."""
+        if step % self._skip == 0:
+            self._action = self._draw(step // self._skip)
+        return self._action
+
+    def _draw(self, model_step: int) -> Float32[np.ndarray, " action"]:
+        unit = self._rng.uniform(-1.0, 1.0, self._low.shape)
+        return scale_to_bounds(unit, self._low, self._high)
+
+
+class HeldPolicy(WhitePolicy):
+    """An action drawn uniformly from the bounds, and held for 1 to 8 model steps."""
+
+    def __init__(self, env: CameraEnv, rng: np.random.Generator) -> None:
+        super().__init__(env, rng)
+        self._left = 0
+
+    def _draw(self, model_step: int) -> Float32[np.ndarray, " action"]:
+        if model_step == 0 or self._left == 0:
+            self._left = int(self._rng.integers(1, _LONGEST_HOLD + 1))
+            self._action = super()._draw(model_step)
+        self._left -= 1
+        return self._action
+
+
+class ColouredPolicy(WhitePolicy):
+    """Pink noise: each action's power falls with its frequency as 1/f; its std is drawn for each episode.
+
+    Slow enough to get somewhere and quick enough to stay near, whatever the task.
+
+    Source: Eberhard et al., Pink Noise Is All You Need, ICLR 2023; drawn as by Timmer and Koenig,
+        Astronomy and Astrophysics 300 (1995).
+    """
+
+    def _draw(self, model_step: int) -> Float32[np.ndarray, " action"]:
+        if model_step == 0:
+            self._std = self._rng.uniform(0.15, 1.0)
+        index = model_step % _PINK_LENGTH
+        if index == 0:
+            self._noise = _pink_noise(self._rng, self._low.size)
+        return scale_to_bounds(self._std * self._noise[index], self._low, self._high)
 
 
 class WaypointPolicy:
@@ -68,7 +135,9 @@ class WaypointPolicy:
     episodes are `RandomPolicy` throughout, so that the logs also hold what nobody would do on purpose.
     """
 
-    def __init__(self, env: TaskEnv, rng: np.random.Generator) -> None:
+    def __init__(self, env: CameraEnv, rng: np.random.Generator) -> None:
+        if not isinstance(env, TaskEnv) or env.servo_gains is None:
+            raise ValueError(f"{env.name} has no scripted policy; use one of {', '.join(_RANDOM)}")
         if env.mj_model.nu != env.mj_model.nq:
             raise ValueError(f"the policy 'waypoints' needs one actuator a joint; {env.name} has none such")
         self._env, self._rng, self._random = env, rng, RandomPolicy(env, rng)
@@ -120,6 +189,7 @@ class WaypointPolicy:
                 self._start_leg(state)
         elif self._patience < 0:
             self._start_leg(state)
+        assert env.servo_gains is not None
         gain, look_ahead = env.servo_gains
         offset = env.offset_to(position, env.next_waypoint(position, self._goal))
         wanted = np.clip(gain * (offset - look_ahead * velocity), -self._speed, self._speed)
@@ -137,13 +207,28 @@ def scale_to_bounds(
     return np.clip(middle + half * unit, low, high).astype(np.float32)
 
 
-POLICIES: dict[str, Callable[[TaskEnv, np.random.Generator], Policy]] = {
+def _pink_noise(rng: np.random.Generator, num_actions: int) -> Float[np.ndarray, "step action"]:
+    """Noise of std 1 whose power falls as 1/f."""
+    frequencies = np.fft.rfftfreq(_PINK_LENGTH)[1:]
+    waves = rng.standard_normal((2, num_actions, frequencies.size)) / np.sqrt(frequencies)
+    spectrum = np.concatenate([np.zeros((num_actions, 1)), waves[0] + 1j * waves[1]], axis=1)
+    noise = np.fft.irfft(spectrum, n=_PINK_LENGTH)
+    return (noise / noise.std(axis=1, keepdims=True)).T
+
+
+_RANDOM: dict[str, Callable[[CameraEnv, np.random.Generator], Policy]] = {
     "random": RandomPolicy,
+    "random:white": WhitePolicy,
+    "random:coloured": ColouredPolicy,
+    "random:held": HeldPolicy,
+}
+POLICIES: dict[str, Callable[[CameraEnv, np.random.Generator], Policy]] = {
+    **_RANDOM,
     "waypoints": WaypointPolicy,
 }
 
 
-def make_policy(name: str, env: TaskEnv, rng: np.random.Generator) -> Policy:
+def make_policy(name: str, env: CameraEnv, rng: np.random.Generator) -> Policy:
     """Make the policy `name` for `env`; the same `rng` state gives the same actions.
 
     Raises:
