@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .compact import CompactConfig, CompactWorldModel, load_model, predictor_names
+    from .dino_wm import DinoWMConfig, DinoWMPredictor
     from .encoder import Encoder, JEPAEncoder, encoder_names, load_encoder
     from .latent_cache import cached_latents
     from .predictor_training import TrainConfig, train_world_model
@@ -12,24 +13,33 @@ if TYPE_CHECKING:
     from .protocol import Latent, WorldModel
     from .store import TrajectoryStore
     from .store_writer import StoreWriter
+    from .token_model import TokenWorldModel
     from .vit import ViTConfig
+    from .vjepa2_ac import VJEPA2ACConfig, VJEPA2ACPredictor
+    from .vjepa2_checkpoint import load_vjepa2_ac
 
 _HOMES = {
     "CompactConfig": "compact",
     "CompactWorldModel": "compact",
+    "DinoWMConfig": "dino_wm",
+    "DinoWMPredictor": "dino_wm",
     "Encoder": "encoder",
     "JEPAEncoder": "encoder",
     "Latent": "protocol",
     "PretrainConfig": "pretraining",
     "StoreWriter": "store_writer",
+    "TokenWorldModel": "token_model",
     "TrainConfig": "predictor_training",
     "TrajectoryStore": "store",
+    "VJEPA2ACConfig": "vjepa2_ac",
+    "VJEPA2ACPredictor": "vjepa2_ac",
     "ViTConfig": "vit",
     "WorldModel": "protocol",
     "cached_latents": "latent_cache",
     "encoder_names": "encoder",
     "load_encoder": "encoder",
     "load_model": "compact",
+    "load_vjepa2_ac": "vjepa2_checkpoint",
     "predictor_names": "compact",
     "pretrain": "pretraining",
     "train_world_model": "predictor_training",
@@ -38,19 +48,25 @@ _HOMES = {
 __all__ = [
     "CompactConfig",
     "CompactWorldModel",
+    "DinoWMConfig",
+    "DinoWMPredictor",
     "Encoder",
     "JEPAEncoder",
     "Latent",
     "PretrainConfig",
     "StoreWriter",
+    "TokenWorldModel",
     "TrainConfig",
     "TrajectoryStore",
+    "VJEPA2ACConfig",
+    "VJEPA2ACPredictor",
     "ViTConfig",
     "WorldModel",
     "cached_latents",
     "encoder_names",
     "load_encoder",
     "load_model",
+    "load_vjepa2_ac",
     "predictor_names",
     "pretrain",
     "train_world_model",
