@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,6 +15,9 @@ from torch import Tensor, nn
 from .encoder import Encoder, Frames, load_encoder
 from .precision import fast_products
 from .weights_io import load_folder, load_weights, save_folder
+
+if TYPE_CHECKING:
+    from .token_model import TokenWorldModel
 
 NUM_SIGNATURES = 512
 """Training frames whose signatures a model keeps, to tell what looks unlike them."""
@@ -412,17 +415,19 @@ def predictor_names() -> tuple[str, ...]:
     return tuple(sorted(p.name for p in (WEIGHTS_FOLDER / "predictors").glob("*") if p.is_dir()))
 
 
-def load_model(name_or_path: str | Path, *, device: str = "cpu") -> CompactWorldModel:
+def load_model(name_or_path: str | Path, *, device: str = "cpu") -> CompactWorldModel | TokenWorldModel:
     """Load a world model: the shipped one of a task by its name, or a folder that `wm-train` wrote.
 
     Raises:
         ValueError: there is no such task or folder, or the folder is damaged.
     """
     from .encoder import WEIGHTS_FOLDER
+    from .token_model import TokenWorldModel, family_of
 
     if str(name_or_path) in predictor_names():
         return CompactWorldModel.load(WEIGHTS_FOLDER / "predictors" / str(name_or_path), device=device)
     if not Path(name_or_path).is_dir():
         names = ", ".join(predictor_names())
         raise ValueError(f"No predictor {str(name_or_path)!r}. Give a folder or one of: {names}")
-    return CompactWorldModel.load(name_or_path, device=device)
+    kind = CompactWorldModel if family_of(name_or_path) == "compact" else TokenWorldModel
+    return kind.load(name_or_path, device=device)

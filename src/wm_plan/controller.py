@@ -20,7 +20,7 @@ from wm_plan.planners.registry import PLANNERS
 
 if TYPE_CHECKING:
     from wm_plan.configs.schema import ControllerConfig, ObjectiveConfig
-    from wm_plan.world_model import CompactWorldModel
+    from wm_plan.world_model import CompactWorldModel, TokenWorldModel
 
 
 def check_settings(config: DictConfig) -> None:
@@ -33,7 +33,10 @@ def check_settings(config: DictConfig) -> None:
 
 
 def make_controller(
-    model: CompactWorldModel, config: ControllerConfig | DictConfig, *, seed: int | None = None
+    model: CompactWorldModel | TokenWorldModel,
+    config: ControllerConfig | DictConfig,
+    *,
+    seed: int | None = None,
 ) -> MPC:
     """Give the control loop that `config` describes; call `set_goal` and then `act`.
 
@@ -56,15 +59,17 @@ def make_controller(
     )
 
 
-def make_objective(model: CompactWorldModel, config: ObjectiveConfig) -> Term:
-    """Add up the terms whose weight is not 0.
+def make_objective(model: CompactWorldModel | TokenWorldModel, config: ObjectiveConfig) -> Term:
+    """Add up the terms whose weight is not 0; the temporal distance only of a model that has learned one.
 
     Raises:
         ValueError: all weights are 0, or one is negative.
     """
-    terms = {
+    steps_to_go = getattr(model, "temporal_distance", None)
+    learned = {} if steps_to_go is None else {"temporal_distance": TemporalDistance(steps_to_go)}
+    terms: dict[str, Term] = {
         "goal_distance": GoalDistance(config.distance, config.reduce, config.discount),
-        "temporal_distance": TemporalDistance(model.temporal_distance),
+        **learned,
         "control_cost": ControlCost(),
         "rate_cost": RateCost(),
         "stillness": Stillness(),
