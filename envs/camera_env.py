@@ -80,7 +80,7 @@ class CameraEnv(gymnasium.Env, ABC):
         """Apply `action` for `num_steps` control steps, without looking at what comes of it."""
 
     @abstractmethod
-    def render(self, look: Look | None = None, image_size: int | None = None) -> Pixels:  # type: ignore[override]
+    def render(self, look: Look | None = None, image_size: int | None = None) -> Pixels:
         """Draw the current moment, in the environment's own look and size unless told otherwise."""
 
     # gymnasium's interface.

@@ -77,7 +77,7 @@ class SceneRenderer:
         self._model, self._parts = model, parts
         self._gl = _make_gl_context()
         self._contexts: dict[tuple[int, int], mujoco.MjrContext] = {}
-        drawn = model.ngeom + model.nsite + 2 * model.nwrap + model.nskin + model.nflex
+        drawn = model.ngeom + model.nsite + 64 * model.ntendon + model.nskin + model.nflex
         self._scene = mujoco.MjvScene(model, maxgeom=drawn + MAX_DISTRACTORS + 8)
         self._option = mujoco.MjvOption()
         self._camera = view_through(model, parts.camera, parts.free_view)
@@ -122,7 +122,7 @@ class SceneRenderer:
         buffer = self._buffers.setdefault(image_size, np.empty((image_size, image_size, 3), np.uint8))
         mujoco.mjr_render(rect, scene, context)
         mujoco.mjr_readPixels(buffer, None, rect, context)
-        return _through_sensor(buffer[::-1].copy(), look)
+        return through_sensor(buffer[::-1].copy(), look)
 
     def close(self) -> None:
         """Free what OpenGL holds; calling it again does nothing."""
@@ -315,7 +315,8 @@ def _add_geom(
     scene.ngeom += 1
 
 
-def _through_sensor(pixels: np.ndarray, look: Look) -> Pixels:
+def through_sensor(pixels: np.ndarray, look: Look) -> Pixels:
+    """What a look's sensor makes of a picture: its gain and its noise."""
     if look.gain == PLAIN.gain and look.noise_std == 0.0:
         return pixels
     image = pixels.astype(np.float32) * np.asarray(look.gain, np.float32)
