@@ -164,11 +164,15 @@ def _read_metadata(path: Path) -> dict[str, Any]:
 
 def _info(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """The metadata without long texts: the space of an image lists the bounds of every pixel."""
-    return {
+    info = {
         str(key): plain_json(value)
         for key, value in metadata.items()
         if not isinstance(value, str) or len(value) <= _MAX_TEXT
     }
+    roles = info.pop("roles", None)
+    if isinstance(roles, dict) and all(isinstance(name, str) for name in roles.values()):
+        info["roles"] = roles
+    return info
 
 
 def _shapes(metadata: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
