@@ -31,9 +31,8 @@ def main() -> float:
                 print(f"step {step.index:3d}  {step.plan.status}, {step.plan.iterations} iterations")
     env.close()
     done = loop.counters
-    print(
-        f"{done.plans} plans, {done.late} late, {done.cut} cut short; actions {1e3 * latest:.1f} ms late at most"
-    )
+    print(f"{done.plans} plans, {done.late} late, {done.cut} cut short by their deadline")
+    print(f"an action was {1e3 * latest:.1f} ms late at most")
     print(f"nearest: {nearest:.2f} x tolerance")
     return nearest
 

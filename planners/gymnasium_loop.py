@@ -124,6 +124,7 @@ class _Pace:
         self._period = 1 / loop.rate_hz
         self._now: Callable[[], float] = time.monotonic
         self._due: float | None = None
+        self._next = 0.0
 
     def wait(self) -> float | None:
         """Sleep until the next step is due; gives the simulated time, or None on a real clock."""
@@ -131,11 +132,11 @@ class _Pace:
             self._due = 0.0 if self._due is None else self._due + self._period
             return self._due
         now = self._now()
-        due = now if self._due is None else self._due + self._period
-        if due > now:
-            time.sleep(due - now)
+        self._due = now if self._due is None else self._next
+        if self._due > now:
+            time.sleep(self._due - now)
         # What took longer than a period moves all that follows.
-        self._due = due if now - due < self._period else now
+        self._next = (self._due if now - self._due < self._period else now) + self._period
         return None
 
     def lateness(self) -> float:
