@@ -129,7 +129,7 @@ class _VideoScene:
         self._empty, self._place = self._plot(curve=False, mark=False)
         self._under_way, _ = self._plot(curve=True, mark=False)
         self._arrived, _ = self._plot(curve=True, mark=True)
-        self._font = _font(15)
+        self._font = load_font(15)
         page = PillowImage.new("RGB", (self.width, self.height), "white")
         page.paste(_resized(goal), (_VIEW + 2 * _MARGIN, _CAPTION + 4))
         draw = ImageDraw.Draw(page)
@@ -201,7 +201,7 @@ def _dot(page: PillowImage.Image, x: float, y: float, colour: str, radius: float
     page.paste(patch.resize((size, size), PillowImage.Resampling.BOX), (left, top))
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def load_font(size: int) -> ImageFont.FreeTypeFont:
     """Load the font that matplotlib ships."""
     import matplotlib
 

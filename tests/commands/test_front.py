@@ -20,7 +20,16 @@ from wm_plan.commands.front import (
     positive_int,
 )
 
-CONSOLE_SCRIPTS = ("wm-plan", "wm-collect", "wm-pretrain", "wm-train", "wm-eval", "wm-baseline", "wm-doctor")
+CONSOLE_SCRIPTS = (
+    "wm-plan",
+    "wm-collect",
+    "wm-data",
+    "wm-pretrain",
+    "wm-train",
+    "wm-eval",
+    "wm-baseline",
+    "wm-doctor",
+)
 HEAVY = ("torch", "mujoco", "transformers", "stable_baselines3", "dm_control", "gymnasium", "matplotlib")
 
 
