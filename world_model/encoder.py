@@ -5,25 +5,27 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from dataclasses import asdict
+import re
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor, nn
 
+from .encoders.options import EncoderOptions
+from .encoders.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Frames, Preprocessing
 from .vit import VideoViT, ViTConfig
-from .weights_io import load_folder, load_weights, save_folder
+from .weights_io import CONFIG_NAME, load_folder, load_weights, save_folder
 
 WEIGHTS_FOLDER = Path(__file__).resolve().parent / "weights"
 _SHIPPED = {"small": WEIGHTS_FOLDER / "encoder_small"}
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-Frames = UInt8[np.ndarray, "batch time height width 3"] | UInt8[Tensor, "batch time height width 3"]
+_BASELINES = ("pixels", "efficientnet-lite0")
+_CHECKPOINTS = (".pt", ".pth", ".pth.tar")
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @runtime_checkable
@@ -57,8 +59,18 @@ class Encoder(Protocol):
         ...
 
     @property
+    def tubelet_size(self) -> int:
+        """Frames a token spans; 1 is an image encoder, which sees each frame of a clip on its own."""
+        ...
+
+    @property
     def num_frames(self) -> int:
-        """Longest clip [frames]."""
+        """Frames of the longest clips it was trained on; an image encoder (1) takes clips of any length."""
+        ...
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What `preprocess` does, as data."""
         ...
 
     def preprocess(self, frames: Frames) -> Float[Tensor, "batch time 3 size size"]:
@@ -88,19 +100,27 @@ class JEPAEncoder(nn.Module):
     def __init__(self, config: ViTConfig, feature_layers: tuple[int, ...], name: str = "jepa") -> None:
         """Build with random weights; `load` puts trained ones in."""
         super().__init__()
-        if not feature_layers or min(feature_layers) < 0 or max(feature_layers) > config.depth:
-            raise ValueError(
-                f"feature_layers are {feature_layers}; the encoder's layers are 0 to {config.depth}"
-            )
         self.name = name
         self.config = config
-        self.feature_layers = tuple(feature_layers)
+        self.set_feature_layers(feature_layers)
         self.vit = VideoViT(config)
         self.training_record: dict[str, Any] = {}
-        self.register_buffer("_mean", torch.tensor(_MEAN).view(3, 1, 1) * 255, persistent=False)
-        self.register_buffer("_scale", 1 / (torch.tensor(_STD).view(3, 1, 1) * 255), persistent=False)
+        self.register_buffer("_mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1) * 255, persistent=False)
+        self.register_buffer("_scale", 1 / (torch.tensor(IMAGENET_STD).view(3, 1, 1) * 255), persistent=False)
         self.requires_grad_(False)
         super().train(False)
+
+    def set_feature_layers(self, layers: tuple[int, ...]) -> None:
+        """Choose whose outputs make the tokens.
+
+        Raises:
+            ValueError: the encoder has no such layers.
+        """
+        if not layers or min(layers) < 0 or max(layers) > self.config.depth:
+            raise ValueError(
+                f"feature_layers are {layers}; the encoder's layers are 0 to {self.config.depth}"
+            )
+        self.feature_layers = tuple(layers)
 
     def train(self, mode: bool = True) -> JEPAEncoder:
         """Stay frozen, whatever a parent module does."""
@@ -132,9 +152,19 @@ class JEPAEncoder(nn.Module):
         return self.config.width * len(self.feature_layers)
 
     @property
+    def tubelet_size(self) -> int:
+        """Frames a token spans."""
+        return self.config.tubelet_size
+
+    @property
     def num_frames(self) -> int:
         """Longest clip [frames]."""
         return self.config.num_frames
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What `preprocess` does, as data."""
+        return Preprocessing(self.image_size, self.image_size)
 
     def preprocess(self, frames: Frames) -> Float[Tensor, "batch time 3 size size"]:
         """Centre-crop to a square, resize with antialiasing, scale to ImageNet's mean and std."""
@@ -183,8 +213,8 @@ class JEPAEncoder(nn.Module):
         preprocessing = {
             "crop": "centre square",
             "resize": "bilinear antialiased",
-            "mean": _MEAN,
-            "std": _STD,
+            "mean": IMAGENET_MEAN,
+            "std": IMAGENET_STD,
         }
         return {
             "vit": asdict(self.config),
@@ -218,35 +248,92 @@ def square_frames(
 
 
 def encoder_names() -> tuple[str, ...]:
-    """Names that `load_encoder` knows besides folders."""
-    return (*_SHIPPED, "random")
+    """Names that `load_encoder` knows besides folders, files and ids of the hub."""
+    return (*_SHIPPED, "random", *_BASELINES)
 
 
-def load_encoder(name_or_path: str | Path, *, device: str = "cpu") -> JEPAEncoder:
+def load_encoder(name_or_path: str | Path, *, device: str = "cpu", **options: object) -> Encoder:
     """Load a frozen encoder.
 
     Args:
-        name_or_path: "small", the one in the package; "random", the same with untrained weights, to compare
-            with; or a folder that `wm-pretrain` wrote.
+        name_or_path: "small", the one in the package; "random", the same with untrained weights, and "pixels"
+            and "efficientnet-lite0", to compare with; a folder that `wm-pretrain` or an encoder's `save`
+            wrote; a folder of the transformers library, or a model's id on its hub, such as
+            "facebook/vjepa2-vitl-fpc64-256", which is only downloaded where the hub's cache lacks it; or a
+            `.pt` or `.pth.tar` file of V-JEPA 1, 2, 2.1 or 2-AC, or I-JEPA.
         device: where it computes.
+        options: see `encoders.options.EncoderOptions`: dtype, image_size, crop_fraction, layers, num_heads,
+            num_frames, entry.
 
     Raises:
-        ValueError: there is no such name or folder, or the folder is damaged.
+        ValueError: there is no such encoder, it is damaged, an extra is missing, or an option does not apply.
     """
-    name = str(name_or_path)
+    try:
+        chosen = EncoderOptions(device=device, **options)  # type: ignore[arg-type]
+    except TypeError:
+        known = [entry.name for entry in fields(EncoderOptions)]
+        unknown = next(name for name in options if name not in known)
+        raise ValueError(f"Unknown option {unknown!r}; options are: {', '.join(known)}") from None
+    name, path = str(name_or_path), Path(name_or_path)
+    if name in _SHIPPED or name == "random":
+        return _own(name, chosen)
+    if name == "pixels":
+        from .encoders.pixels import load_raw_pixels
+
+        return load_raw_pixels(chosen)
+    if name == "efficientnet-lite0":
+        from .encoders.efficientnet import load_efficientnet
+
+        return load_efficientnet(chosen)
+    if path.is_dir():
+        return _from_folder(path, chosen)
+    if path.name.endswith(_CHECKPOINTS):
+        from .encoders.jepa_checkpoints import load_checkpoint
+
+        return load_checkpoint(path, chosen)
+    if path.exists():
+        raise ValueError(f"{name!r} is not a folder, nor a checkpoint ({', '.join(_CHECKPOINTS)})")
+    near = difflib.get_close_matches(name, encoder_names(), n=1)
+    if not near and _HUB_ID.fullmatch(name):
+        from .encoders.huggingface import hub_folder, load_transformers
+
+        return load_transformers(hub_folder(name), name, chosen)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise ValueError(
+        f"Unknown encoder {name!r}.{hint} Give a folder, a checkpoint ({', '.join(_CHECKPOINTS)}), "
+        f"an id of the hub (owner/name) or one of: {', '.join(encoder_names())}"
+    )
+
+
+def _own(name: str, options: EncoderOptions) -> JEPAEncoder:
+    """The encoder of the package, or one of the same sizes with untrained weights."""
+    options.allow(name, "layers")
+    encoder = JEPAEncoder.load(_SHIPPED["small" if name == "random" else name])
+    layers = options.layers or encoder.feature_layers
     if name == "random":
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            shipped = JEPAEncoder.load(_SHIPPED["small"])
-            return JEPAEncoder(shipped.config, shipped.feature_layers, "random").to(device)
-    folder = _SHIPPED.get(name, Path(name))
-    if name not in _SHIPPED and not folder.exists():
-        near = difflib.get_close_matches(name, encoder_names(), n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(
-            f"Unknown encoder {name!r}.{hint} Give a folder or one of: {', '.join(encoder_names())}"
-        )
-    encoder = JEPAEncoder.load(folder).to(device)
-    if name in _SHIPPED:
-        encoder.name = name
-    return encoder
+            encoder = JEPAEncoder(encoder.config, layers, name)
+    encoder.set_feature_layers(layers)
+    encoder.name = name
+    return encoder.to(options.device)
+
+
+def _from_folder(folder: Path, options: EncoderOptions) -> Encoder:
+    """An encoder in a folder: ours, a published one that was saved, or one of the transformers library."""
+    try:
+        config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        config = None  # whoever reads our own folders says what is wrong with it
+    if isinstance(config, dict) and "format" not in config and "model_type" in config:
+        from .encoders.huggingface import load_transformers
+
+        return load_transformers(folder, folder.name, options)
+    if isinstance(config, dict) and "card" in config:
+        from .encoders.published import PublishedEncoder
+
+        return PublishedEncoder.load(folder, options)
+    options.allow(str(folder), "layers")
+    encoder = JEPAEncoder.load(folder)
+    encoder.set_feature_layers(options.layers or encoder.feature_layers)
+    return encoder.to(options.device)

@@ -1,1 +1,1 @@
-"""Published encoders (V-JEPA 1, 2, 2.1 and 2-AC, I-JEPA, DINOv2, DINOv3, EfficientNet-Lite0) and raw pixels."""
+"""Published encoders (V-JEPA 1, 2, 2.1, 2-AC, I-JEPA, DINOv2, DINOv3, EfficientNet-Lite0) and raw pixels."""

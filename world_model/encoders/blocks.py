@@ -72,7 +72,7 @@ class PatchEmbed(nn.Module):
     """One token a patch: a convolution whose step is its size."""
 
     def __init__(self, width: int, patch_size: int, tubelet_size: int) -> None:
-        """Build for tokens of `width`; a `tubelet_size` of 0 makes patches of one frame, with no time axis."""
+        """Build for tokens of `width`; with a `tubelet_size` of 0, of single images."""
         super().__init__()
         self.tubelet_size = tubelet_size
         size = (patch_size, patch_size)
