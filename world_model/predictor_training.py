@@ -193,7 +193,7 @@ class Training:
         action = store.read("action")
         steps = np.nan_to_num(action)
         self.actions = torch.from_numpy(steps)
-        metadata = _metadata(store, action)
+        metadata = metadata_of(store, action)
         torch.manual_seed(config.seed)
         self.model = CompactWorldModel(encoder, config.model, metadata)
         self.inverse = InverseDynamics(config.model, len(metadata.action_low))
@@ -518,7 +518,7 @@ def fit_familiarity(
         model.metadata.familiarity_threshold = float(model.signature_distance(others).quantile(0.995))
 
 
-def _metadata(store: TrajectoryStore, action: Float[np.ndarray, "row action"]) -> ModelMetadata:
+def metadata_of(store: TrajectoryStore, action: Float[np.ndarray, "row action"]) -> ModelMetadata:
     """What the logs say of their task."""
     known = store.recipes[0]
     for key in ("env", "frame_skip", "image_size"):
