@@ -127,7 +127,7 @@ def _parse(data: dict[str, Any]) -> Info:
     version = data.get("codebase_version")
     if not isinstance(version, str) or not version.startswith("v3."):
         raise ValueError(
-            f"it is LeRobotDataset {version!r:.20}; v3.0 can be read, and LeRobot's converter makes it of v2.1"
+            f"it is LeRobotDataset {version!r:.20}; v3.0 can be read, LeRobot's converter makes it of v2.1"
         )
     fps = data.get("fps")
     if (

@@ -70,7 +70,7 @@ def write_native(
         for name, stored in sorted(names.items(), key=lambda item: item[1])
     }
     with destination(dst, begun, resume=resume, overwrite=overwrite) as partial:
-        recipe = {**_recipe(source, names, chosen), **(settings or {})}
+        recipe = {**recipe_of(source, names, chosen), **(settings or {})}
         with StoreWriter(
             partial,
             recipe,
@@ -136,7 +136,7 @@ def _blocks(source: Source, episode: int, names: Mapping[str, str]) -> Iterator[
         yield {stored: values[name] for name, stored in names.items()}
 
 
-def _recipe(source: Source, names: Mapping[str, str], episodes: Sequence[int]) -> dict[str, Any]:
+def recipe_of(source: Source, names: Mapping[str, str], episodes: Sequence[int]) -> dict[str, Any]:
     """What training needs to know of the data: the source's own recipe, or what can be told of it."""
     own = source.info.get("recipe")
     recipe: dict[str, Any] = dict(own) if isinstance(own, Mapping) else {}
@@ -145,7 +145,7 @@ def _recipe(source: Source, names: Mapping[str, str], episodes: Sequence[int]) -
     recipe.setdefault("frame_skip", 1)
     if "pixels" in stored:
         recipe.setdefault("image_size", int(source.columns[stored["pixels"]].shape[0]))
-        if stored["pixels"] != "pixels":
+        if not own and stored["pixels"] != "pixels":
             recipe.setdefault("camera", camera_name(stored["pixels"]))
     if source.fps:
         recipe.setdefault("control_timestep", 1 / source.fps / recipe["frame_skip"])
