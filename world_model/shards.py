@@ -25,6 +25,7 @@ _COMPRESS_FROM_BYTES = 4096
 _GZIP_MAX_RATIO = 1032
 _PLUGIN_MAX_RATIO = 100_000  # of zstd in Blosc, on constant frames
 _LAST_BUILT_IN_FILTER = 6
+_MAX_ROWS = 2**40
 _ALWAYS_FINE_BYTES = 2**26
 _COLUMN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]*")
 
@@ -133,6 +134,15 @@ def pack_shards(path: Path, parts: Sequence[Path]) -> dict[str, ColumnSpec]:
     return specs
 
 
+def require_filters(path: Path) -> None:
+    """Make HDF5 able to read Blosc and other compression; needed once in each process.
+
+    Raises:
+        ValueError: the package for it is not installed.
+    """
+    require("hdf5plugin", f"the compression of {path}")
+
+
 def sha256_of(path: Path) -> str:
     """The SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
@@ -156,6 +166,9 @@ class ShardReader:
             with self.open() as file:
                 self.lengths, self.offsets = _episode_table(file)
                 self.specs = _column_datasets(file)
+                self.needs_filters = any(
+                    code > _LAST_BUILT_IN_FILTER for name in self.specs for code in _filters(file[name])
+                )
         except FileNotFoundError:
             raise ValueError(f"{path} does not exist") from None
         except (OSError, RuntimeError, KeyError, TypeError, MemoryError, OverflowError) as error:
@@ -240,6 +253,8 @@ def _episode_table(file: h5py.File) -> tuple[Int[np.ndarray, " episode"], Int[np
         raise ValueError(
             f"{file.filename}: {len(lengths)} episode lengths and {len(offsets)} episode offsets"
         )
+    if max(abs(lengths).max(), abs(offsets).max()) > _MAX_ROWS:
+        raise ValueError(f"{file.filename}: its episode table names rows beyond {_MAX_ROWS}")
     order = np.argsort(offsets, kind="stable")
     ends = offsets[order] + lengths[order]
     if lengths.min() < 1 or offsets.min() < 0 or (ends[:-1] > offsets[order][1:]).any():
@@ -269,12 +284,10 @@ def _column_datasets(file: h5py.File) -> dict[str, ColumnSpec]:
 
 def _check_stored(dataset: h5py.Dataset, num_rows: int) -> None:
     """Refuse a column that declares far more than it stores, or is compressed by what is not installed."""
-    filters = dataset.id.get_create_plist()
-    codes = [filters.get_filter(index)[0] for index in range(filters.get_nfilters())]
-    plugins = [code for code in codes if not h5py.h5z.filter_avail(code)]
-    if plugins:
-        require("hdf5plugin", f"{dataset.file.filename}: column {dataset.name[1:]!r}")
-        if any(not h5py.h5z.filter_avail(code) for code in plugins):
+    codes = _filters(dataset)
+    if any(not h5py.h5z.filter_avail(code) for code in codes):
+        require_filters(Path(dataset.file.filename))
+        if any(not h5py.h5z.filter_avail(code) for code in codes):
             raise ValueError(f"{dataset.file.filename}: {dataset.name[1:]!r} is compressed in an unknown way")
     others = any(code > _LAST_BUILT_IN_FILTER for code in codes)
     ratio = _PLUGIN_MAX_RATIO if others else _GZIP_MAX_RATIO
@@ -283,6 +296,12 @@ def _check_stored(dataset: h5py.Dataset, num_rows: int) -> None:
         raise ValueError(
             f"{dataset.file.filename}: {dataset.name[1:]!r} declares {num_rows} rows and does not store them"
         )
+
+
+def _filters(dataset: h5py.Dataset) -> list[int]:
+    """HDF5's numbers of what a dataset is compressed with."""
+    filters = dataset.id.get_create_plist()
+    return [filters.get_filter(index)[0] for index in range(filters.get_nfilters())]
 
 
 def _plain_dataset(file: h5py.File, name: str) -> h5py.Dataset | None:

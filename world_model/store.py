@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Int, Shaped
 
 from .manifest import Manifest, Shard
-from .shards import ColumnSpec, ShardReader, sha256_of
+from .shards import ColumnSpec, ShardReader, require_filters, sha256_of
 from .store_writer import staged_episodes
 from .windows import Windows
 
@@ -64,6 +64,7 @@ class TrajectoryStore:
             raise ValueError("give at least one trajectory store")
         self.recipes: list[dict[str, Any]] = []
         self._files: list[_File] = []
+        self._filtered: set[Path] = set()
         offsets, lengths, sources = [], [], []
         num_rows = 0
         for source, path in enumerate(self.paths):
@@ -75,6 +76,8 @@ class TrajectoryStore:
                     part_path, source, num_rows, reader.num_rows, _stored_rows(reader), reader.specs, entry
                 )
                 self._files.append(file)
+                if reader.needs_filters:
+                    self._filtered.add(part_path)
                 offsets.append(num_rows + np.cumsum(reader.lengths) - reader.lengths)
                 lengths.append(reader.lengths)
                 sources.append(np.full(len(reader.lengths), source))
@@ -195,11 +198,12 @@ class TrajectoryStore:
         horizon: int,
         *,
         stride: int = 1,
+        pad: int = 0,
         episodes: Int[np.ndarray, " chosen"] | None = None,
     ) -> Windows:
-        """The windows of `history + horizon` rows inside `episodes` (all when None)."""
+        """The windows of `history + horizon` rows inside `episodes` (all when None); see `Windows`."""
         chosen = np.arange(self.num_episodes) if episodes is None else np.asarray(episodes)
-        return Windows(self.offsets[chosen], self.lengths[chosen], history, horizon, stride)
+        return Windows(self.offsets[chosen], self.lengths[chosen], history, horizon, stride, pad)
 
     @property
     def fingerprint(self) -> str:
@@ -264,6 +268,8 @@ class TrajectoryStore:
         if path not in self._handles:
             while len(self._handles) >= _MAX_OPEN_FILES:
                 self._handles.popitem(last=False)[1].close()
+            if path in self._filtered:
+                require_filters(path)
             self._handles[path] = h5py.File(path, "r", rdcc_nbytes=0)
         self._handles.move_to_end(path)
         return self._handles[path]
