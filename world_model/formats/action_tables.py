@@ -13,7 +13,6 @@ import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from jaxtyping import Shaped
@@ -30,23 +29,8 @@ _MAX_MEMBER_BYTES = 2**28
 _NUMBERED = re.compile(r"(.*?[A-Za-z])[._]?[\[(]?(\d+)[\])]?")
 
 
-class ActionTable(Protocol):
-    """The table of one episode: `columns` by name, and `num_rows`. What was read is kept until `forget`."""
-
-    columns: Mapping[str, Column]
-    num_rows: int
-
-    def read(self, column: str, start: int, stop: int) -> Shaped[np.ndarray, "row ..."]:
-        """Rows `start` to `stop` of a column that are there: fewer where it ends."""
-        ...
-
-    def forget(self) -> None:
-        """Free what was read."""
-        ...
-
-
 class CsvTable:
-    """Rows of a CSV file from byte `offset` on (from its first when None).
+    """Rows of a CSV file from byte `offset` on (from its first when None). What is read stays until `forget`.
 
     Args:
         path: the file, UTF-8 with commas.
@@ -110,6 +94,8 @@ class CsvTable:
 class NpzTable:
     """Arrays of an npz file, with as many rows as its action, or as most of them have; others are left out.
 
+    Of states and the like there may be a row more. What is read stays until `forget`.
+
     Raises:
         ValueError: it is damaged, holds objects, or declares arrays that it does not store.
     """
@@ -147,6 +133,9 @@ class NpzTable:
     def forget(self) -> None:
         """Free what was read."""
         self._values = {}
+
+
+ActionTable = CsvTable | NpzTable
 
 
 def csv_headers(path: Path) -> tuple[list[str], int]:

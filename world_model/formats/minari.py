@@ -132,7 +132,7 @@ class MinariSource:
             raise ValueError(f"{where} is {dataset.dtype} {dataset.shape[1:]}, unlike the first episode")
         try:
             values = _values(dataset, layout, start, min(stop, len(dataset)))
-            if stop <= len(dataset):
+            if stop <= len(dataset) or start == stop:
                 return values
             last = values[-1:] if len(values) else _values(dataset, layout, rows - 2, rows - 1)
             return np.concatenate([values, after_last(last)])

@@ -124,7 +124,7 @@ class RobomimicSource:
         dataset = self._checked(demo, column, num_steps)
         try:
             values = layout.to_rows(rows_of(dataset, start, min(stop, num_steps)))
-            if stop <= num_steps:
+            if stop <= num_steps or start == stop:
                 return values
             if column.startswith("obs/"):
                 following = self._checked(demo, f"next_{column}", num_steps)
