@@ -58,7 +58,7 @@ class SB3Policy:
         kind = next((name for name, (hidden, *_) in _ACTORS.items() if _layers(tensors, hidden)), None)
         if kind is None:
             raise ValueError(
-                f"{self.path} holds no actor that is known here: PPO, A2C, SAC, TD3 and DDPG with an MlpPolicy"
+                f"{self.path} holds no actor that is known here: PPO, A2C, SAC, TD3, DDPG with an MlpPolicy"
             )
         hidden, last, self._squashed, activation = _ACTORS[kind]
         layers = _layers(tensors, hidden) + ([] if last is None else [_layer(tensors, last)])
@@ -83,8 +83,8 @@ class SB3Policy:
         """
         if proprio.shape != (self.num_inputs,):
             raise ValueError(
-                f"{self.path} was trained on {self.num_inputs} numbers; the env's proprio has {proprio.size}. "
-                "Use the env that it was trained in, with its own observations"
+                f"{self.path} was trained on {self.num_inputs} numbers; the env's proprio has "
+                f"{proprio.size}. Use the env that it was trained in, with its own observations"
             )
         mean = self._network(torch.from_numpy(np.asarray(proprio, np.float32))).numpy()
         if self._squashed:

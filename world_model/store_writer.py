@@ -4,9 +4,10 @@
 all episodes of a shard are staged they are packed into a file such as `shard-00000250.h5` (named after its
 first episode) and the manifest names it. A process that is killed at any moment loses the episode at hand and
 nothing else, and a resumed run ends with the same files as one that was never stopped: which shard holds an
-episode depends on its index alone.
+episode depends on its index alone. Several machines may stage into one folder: see `store_share`.
 """
 
+import errno
 import fcntl
 import json
 import os
@@ -50,6 +51,10 @@ def staged_episodes(root: str | Path) -> dict[int, Path]:
     return {int(match[1]): folder / match[0] for name in names if (match := _STAGED_NAME.fullmatch(name))}
 
 
+class StoreBusyError(ValueError):
+    """Another process is writing the store."""
+
+
 class StoreWriter:
     """Makes the store at `root`, or goes on with it. One writer at a time; workers call `stage_episode`.
 
@@ -89,12 +94,7 @@ class StoreWriter:
         self.check(root, plain, num_episodes, resume=resume, overwrite=overwrite)
         going_on = resume and (self.root / MANIFEST_NAME).exists()
         self.root.mkdir(parents=True, exist_ok=True)
-        self._lock = os.open(self.root, os.O_RDONLY)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(self._lock)
-            raise ValueError(f"{self.root} is being written by another process") from None
+        self._lock = lock_folder(self.root, alone=True)
         if going_on:
             manifest = Manifest.load(self.root)
             if num_episodes != manifest.num_episodes:
@@ -303,6 +303,23 @@ class StoreWriter:
         """Remove the folder of staged episodes, unless something else lies in it."""
         with suppress(OSError):
             (self.root / STAGING).rmdir()
+
+
+def lock_folder(root: Path, *, alone: bool) -> int:
+    """Lock a folder, alone or with others; gives what to close. A file system without locks is let be.
+
+    Raises:
+        StoreBusyError: another process holds it.
+    """
+    descriptor = os.open(root, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+            return descriptor
+        os.close(descriptor)
+        raise StoreBusyError(f"{root} is being written by another process") from None
+    return descriptor
 
 
 def _delete(folder: Path, name: re.Pattern[str]) -> None:

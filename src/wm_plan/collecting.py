@@ -1,39 +1,50 @@
-"""Logging episodes in parallel: worker processes roll out, one writer keeps the store.
+"""Logging episodes in parallel: workers roll out, one writer keeps the store; or several machines fill it.
 
 Each worker has its own environment, asks for one episode index after another, and stages what it finished;
 the writer packs shards. What an episode holds depends on the recipe and its index alone, so that neither the
-number of workers nor a stop in between changes a byte of the result.
+number of workers or machines nor a stop in between changes a byte of the result.
 """
 
 from __future__ import annotations
 
 import json
-import multiprocessing
+import re
 import signal
 import threading
 import time
-import traceback
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
-from functools import partial
 from importlib import metadata
-from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from gymnasium.spaces import Box
 
-from wm_plan.envs import LookRanges, choose_backend, make, sample_look, sample_renderer_look
+from wm_plan.envs import LookRanges, choose_backend
+from wm_plan.envs.camera_env import CameraEnv
+from wm_plan.envs.factors import FactorRanges, parse_factors
 from wm_plan.envs.rollout import LOOK_PERIOD
-from wm_plan.world_model.store_writer import StoreWriter, stage_episode
+from wm_plan.logging_policies import LoggingPolicies
+from wm_plan.policy_language import parse_policies
+from wm_plan.rollout_workers import Staged, episode_seed, open_env, roll_out, staged_by_processes
+from wm_plan.world_model.store_share import StoreShare
+from wm_plan.world_model.store_writer import StoreWriter
 
-if TYPE_CHECKING:
-    from wm_plan.envs import Episode, Policy, TaskEnv
+__all__ = [
+    "CollectConfig",
+    "Collected",
+    "check_store",
+    "collect",
+    "episode_seed",
+    "library_versions",
+    "make_recipe",
+    "parse_shard",
+    "roll_out",
+]
 
-_POLL_SECONDS = 0.2
-_GOODBYE_SECONDS = 30.0
+Shard = tuple[int, int]
+"""The i-th of n parts of the episodes, from (1, n) to (n, n): every n-th episode, from index i - 1 on."""
 
 
 @dataclass
@@ -41,14 +52,18 @@ class CollectConfig:
     """What is to be logged; every field but `env` has a sensible default.
 
     Attributes:
-        env: name of a built-in task.
+        env: what `wm_plan.envs.make` knows: a built-in task, a gymnasium id, a dm_control task, an MJCF file.
         num_episodes: episodes wanted in the store.
         num_steps: model steps an episode; it has one row more.
-        policy: name of the logging policy; the task's own when None.
+        policy: the logging policy or a mix of them (`wm_plan.policy_language`); the task's own when None.
         seed: together with its index it decides each episode.
         image_size: height and width of a frame [px]; the task's own when None.
         varied: also log `pixels_varied`, the same states in random looks: "all" (see `LookRanges`: light,
             colours, floor, camera, ...) or "renderer" (what other renderer settings change); None logs none.
+        factors: what differs from episode to episode, in which ranges (`wm_plan.envs.factors`), such as
+            "light,camera,mass=.5:2"; each episode's are stored with it. None for nothing.
+        camera: whose view is logged; the environment's own choice when None.
+        frame_skip: env steps a model step; the environment's own when None.
         episodes_per_shard: episodes in one HDF5 file.
     """
 
@@ -59,6 +74,9 @@ class CollectConfig:
     seed: int = 0
     image_size: int | None = None
     varied: str | None = None
+    factors: str | None = None
+    camera: str | None = None
+    frame_skip: int | None = None
     episodes_per_shard: int = 250
 
     def __post_init__(self) -> None:
@@ -69,6 +87,10 @@ class CollectConfig:
             raise ValueError(f"varied must be 'all' or 'renderer', got {self.varied!r}")
         if self.seed < 0:
             raise ValueError(f"seed must be 0 or more, got {self.seed}")
+        if self.policy is not None:
+            parse_policies(self.policy)
+        if self.factors is not None:
+            parse_factors(self.factors)
 
 
 @dataclass
@@ -76,16 +98,18 @@ class Collected:
     """How a collection went.
 
     Attributes:
-        finished: episodes in the store, earlier runs' included.
+        finished: episodes that are there, of the store or of the shard; earlier runs' included.
         num_frames: rows logged by this run.
         seconds: from the first worker's readiness to the end [s].
         stopped: the user stopped it before all were there.
+        complete: the store has all its episodes, packed; a shard may be there before the others.
     """
 
     finished: int
     num_frames: int
     seconds: float
     stopped: bool
+    complete: bool
 
     @property
     def frames_per_second(self) -> float:
@@ -97,21 +121,21 @@ def make_recipe(config: CollectConfig) -> dict[str, Any]:
     """Everything that decides the values in the data, as JSON; checks names and sizes on the way.
 
     Raises:
-        ValueError: an unknown env or policy, or an image size that cannot be drawn.
+        ValueError: an unknown env, policy or factor, one that does not fit the env, or an image size that
+            cannot be drawn.
     """
-    env = make(config.env, image_size=config.image_size, render=False)
-    assert isinstance(env.action_space, Box)
+    chosen = {"camera": config.camera, "frame_skip": config.frame_skip}
+    env = open_env({"env": config.env, "image_size": config.image_size, **chosen}, render=False)
     try:
-        policy = config.policy or env.logging_policy
-        _make_policy(policy, env, episode_seed(config.seed, 0))
+        policies = LoggingPolicies(config.policy or env.logging_policy, env)
         recipe = {
             "env": env.name,
-            "camera": env.parts.camera,
+            "camera": env.camera,
             "image_size": env.image_size,
             "frame_skip": env.frame_skip,
             "control_timestep": env.control_timestep,
             "num_steps": config.num_steps,
-            "policy": policy,
+            "policy": config.policy or env.logging_policy,
             "seed": config.seed,
             "action_low": env.action_space.low.tolist(),
             "action_high": env.action_space.high.tolist(),
@@ -121,21 +145,57 @@ def make_recipe(config: CollectConfig) -> dict[str, Any]:
             "varied_looks": asdict(LookRanges()) if config.varied == "all" else None,
             "look_period": LOOK_PERIOD if config.varied else None,
         }
+        if len(policies.specs) > 1:
+            recipe["policies"] = [spec.text for spec in policies.specs]
+        if fingerprints := policies.fingerprints():
+            recipe["policy_fingerprints"] = fingerprints
+        if config.factors is not None:
+            recipe["factors"] = _checked_factors(config.factors, env).as_json()
     finally:
         env.close()
     return json.loads(json.dumps(recipe))
 
 
-def episode_seed(seed: int, index: int) -> int:
-    """The seed of episode `index`: numpy's `SeedSequence(seed, spawn_key=(index,))`, 63 bits of it."""
-    return int(np.random.SeedSequence(seed, spawn_key=(index,)).generate_state(1, np.uint64)[0] >> 1)
+def parse_shard(text: str) -> Shard:
+    """Read "3/8".
+
+    Raises:
+        ValueError: it is no such pair, or the first number is not from 1 to the second.
+    """
+    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text.strip())
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise ValueError(f"a shard is I/N, from 1/N to N/N, such as 3/8; got {text!r}")
+    return int(match[1]), int(match[2])
+
+
+def check_store(
+    config: CollectConfig,
+    root: str | Path,
+    *,
+    shard: Shard | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Raise the ValueError that `collect` would before any work, and give the recipe; nothing is touched."""
+    recipe = make_recipe(config)
+    if shard is None:
+        StoreWriter.check(root, recipe, config.num_episodes, resume=resume, overwrite=overwrite)
+    elif overwrite:
+        raise ValueError(
+            "a shard joins a store that others fill too, and does not overwrite it; delete it first"
+        )
+    else:
+        StoreShare.check(root, recipe, config.num_episodes)
+    return recipe
 
 
 def collect(
     config: CollectConfig,
     root: str | Path,
     *,
-    num_workers: int = 2,
+    num_workers: int | None = None,
+    shard: Shard | None = None,
+    ray: str | None = None,
     resume: bool = False,
     overwrite: bool = False,
     on_progress: Callable[[int, int], None] = lambda finished, num_frames: None,
@@ -148,44 +208,83 @@ def collect(
     Args:
         config: what to log.
         root: the store's folder.
-        num_workers: processes that roll out.
-        resume: go on with the store at `root`.
+        num_workers: processes that roll out, 2 when None; with `ray` actors, as many as there are CPUs.
+        shard: log this part of the episodes only, into a store that others may be filling at the same time.
+            The one that finds all episodes there completes it.
+        ray: address of a Ray cluster that rolls out, or "local".
+        resume: go on with the store at `root`; a shard always does.
         overwrite: delete the store at `root` first.
         on_progress: called with the episodes finished and the rows logged so far, after each episode.
 
     Raises:
-        ValueError: see `make_recipe` and `StoreWriter`; no GL backend works; a worker process was killed.
+        ValueError: see `make_recipe`, `StoreWriter` and `StoreShare`; no GL backend works; a worker process
+            was killed.
     """
-    if num_workers < 1:
+    if num_workers is not None and num_workers < 1:
         raise ValueError(f"num_workers must be at least 1, got {num_workers}")
-    recipe = make_recipe(config)
-    StoreWriter.check(root, recipe, config.num_episodes, resume=resume, overwrite=overwrite)
-    choose_backend()
-    num_frames, start = 0, time.perf_counter()
+    recipe = check_store(config, root, shard=shard, resume=resume, overwrite=overwrite)
+    settings: dict[str, Any] = {
+        "episodes_per_shard": config.episodes_per_shard,
+        "versions": library_versions(),
+    }
+
+    def staged(missing: list[int], stop: threading.Event) -> Staged:
+        if ray is not None:
+            from wm_plan.ray_workers import staged_by_ray
+
+            return staged_by_ray(ray, Path(root), recipe, missing, num_workers, stop)
+        return staged_by_processes(Path(root), recipe, missing, num_workers or 2, stop)
+
+    if ray is None:
+        choose_backend()
+    watch = _Watch(config.num_steps + 1, on_progress)
+    if shard is not None:
+        with StoreShare(root, recipe, config.num_episodes, **settings) as share:
+            mine = range(shard[0] - 1, config.num_episodes, shard[1])
+            missing = share.missing(mine)
+            watch.run(staged, missing, len(mine) - len(missing), lambda index: None)
+            left = share.missing(mine)
+            complete = share.finish()
+        return watch.collected(len(mine) - len(left), stopped=bool(left), complete=complete)
     with StoreWriter(
-        root,
-        recipe,
-        config.num_episodes,
-        episodes_per_shard=config.episodes_per_shard,
-        resume=resume,
-        overwrite=overwrite,
-        versions=library_versions(),
+        root, recipe, config.num_episodes, resume=resume, overwrite=overwrite, **settings
     ) as writer:
-        missing = writer.missing()
-        on_progress(writer.num_finished(), 0)
-        with (
-            _stop_on_interrupt() as stop,
-            closing(_rolled_out(Path(root), recipe, missing, num_workers, stop)) as staged,
-        ):
-            for index in staged:
-                if index is None:
-                    start = time.perf_counter()
-                    continue
-                writer.commit(index)
-                num_frames += config.num_steps + 1
-                on_progress(writer.num_finished(), num_frames)
+        watch.run(staged, writer.missing(), writer.num_finished(), writer.commit)
         finished, stopped = writer.num_finished(), bool(writer.missing())
-    return Collected(finished, num_frames, time.perf_counter() - start, stopped)
+    return watch.collected(finished, stopped=stopped, complete=not stopped)
+
+
+class _Watch:
+    """Follows episodes as they come: tells the user, and keeps the time."""
+
+    def __init__(self, num_rows: int, on_progress: Callable[[int, int], None]) -> None:
+        self._num_rows, self._on_progress = num_rows, on_progress
+        self._num_frames, self._start = 0, time.perf_counter()
+
+    def run(
+        self,
+        staged: Callable[[list[int], threading.Event], Staged],
+        missing: list[int],
+        num_finished: int,
+        commit: Callable[[int], None],
+    ) -> None:
+        """Have the missing episodes staged, and each committed."""
+        self._on_progress(num_finished, 0)
+        if not missing:
+            return
+        with _stop_on_interrupt() as stop, closing(staged(missing, stop)) as indices:
+            for index in indices:
+                if index is None:
+                    self._start = time.perf_counter()
+                    continue
+                commit(index)
+                num_finished += 1
+                self._num_frames += self._num_rows
+                self._on_progress(num_finished, self._num_frames)
+
+    def collected(self, finished: int, *, stopped: bool, complete: bool) -> Collected:
+        """How it went."""
+        return Collected(finished, self._num_frames, time.perf_counter() - self._start, stopped, complete)
 
 
 def library_versions() -> dict[str, str]:
@@ -193,104 +292,19 @@ def library_versions() -> dict[str, str]:
     return {name: metadata.version(name) for name in ("wm-plan", "mujoco", "gymnasium", "numpy", "h5py")}
 
 
-def roll_out(env: TaskEnv, recipe: dict[str, Any], index: int) -> Episode:
-    """Episode `index` of a recipe."""
-    from wm_plan.envs import collect_episode
+def _checked_factors(text: str, env: CameraEnv) -> FactorRanges:
+    """The factors, tried on `env`."""
+    from wm_plan.envs import TaskEnv
 
-    seed = episode_seed(recipe["seed"], index)
-    looks: Callable[[np.random.Generator], Any] | None = None
-    if recipe["varied"] == "renderer":
-        looks = sample_renderer_look
-    elif recipe["varied"] == "all":
-        ranges = LookRanges(**recipe["varied_looks"])
-
-        looks = partial(sample_look, ranges=ranges)
-
-    return collect_episode(env, _make_policy(recipe["policy"], env, seed), recipe["num_steps"], seed, looks)
-
-
-def episode_columns(episode: Episode) -> dict[str, np.ndarray]:
-    """The columns of the store: every array of the episode."""
-    return {name: value for name, value in vars(episode).items() if isinstance(value, np.ndarray)}
-
-
-def _make_policy(name: str, env: TaskEnv, seed: int) -> Policy:
-    from wm_plan.envs import make_policy
-
-    return make_policy(name, env, np.random.default_rng([seed, 2]))
-
-
-def _rolled_out(
-    root: Path, recipe: dict[str, Any], indices: list[int], num_workers: int, stop: threading.Event
-) -> Generator[int | None, None, None]:
-    """Have workers stage these episodes; yields None once, at the start, then each index that is there."""
-    todo = iter(indices)
-    context = multiprocessing.get_context("spawn")
-    workers: dict[Connection, Any] = {}
-    for _ in range(min(num_workers, len(indices))):
-        ours, theirs = context.Pipe()
-        process = context.Process(target=_work, args=(theirs, root, recipe), daemon=True)
-        with _interrupts_ignored():
-            process.start()
-        theirs.close()
-        workers[ours] = process
-    started = False
-    try:
-        while workers:
-            for connection in wait(list(workers), timeout=_POLL_SECONDS):
-                assert isinstance(connection, Connection)
-                answer = _receive(connection, workers[connection])
-                if not started:
-                    yield None
-                    started = True
-                if answer is not None:
-                    yield answer
-                task = None if stop.is_set() else next(todo, None)
-                connection.send(task)
-                if task is None:
-                    workers.pop(connection).join(_GOODBYE_SECONDS)
-                    connection.close()
-    finally:
-        for connection, process in workers.items():
-            process.terminate()
-            process.join()
-            connection.close()
-
-
-def _receive(connection: Connection, process: Any) -> int | None:  # noqa: ANN401
-    """What a worker says: None when it is ready, else the index of a finished episode."""
-    try:
-        kind, value = connection.recv()
-    except (EOFError, ConnectionError):
-        process.join(_GOODBYE_SECONDS)
-        raise ValueError(
-            f"a worker process died (exit code {process.exitcode}; -9 is often a lack of memory); "
-            "use fewer workers and resume"
-        ) from None
-    if kind == "refused":
-        raise ValueError(value)
-    if kind == "failed":
-        raise RuntimeError(f"a worker failed:\n{value}")
-    return value
-
-
-def _work(connection: Connection, root: Path, recipe: dict[str, Any]) -> None:
-    """The body of a worker process; it ends when told so, and when the parent is gone."""
-    try:
-        env = make(recipe["env"], image_size=recipe["image_size"])
-        try:
-            connection.send(("finished", None))
-            while (index := connection.recv()) is not None:
-                stage_episode(root, index, episode_columns(roll_out(env, recipe, index)))
-                connection.send(("finished", index))
-        finally:
-            env.close()
-    except (EOFError, ConnectionError):
-        return
-    except ValueError as error:
-        connection.send(("refused", str(error)))
-    except Exception:
-        connection.send(("failed", traceback.format_exc()))
+    ranges = parse_factors(text)
+    if ranges.physics_names:
+        if not isinstance(env, TaskEnv):
+            raise ValueError(
+                f"{env.name} does not run on MuJoCo, so {', '.join(ranges.physics_names)} cannot be varied"
+            )
+        env.set_physics(ranges.sample(np.random.default_rng(0)).physics)
+        env.set_physics(None)
+    return ranges
 
 
 @contextmanager
@@ -308,18 +322,5 @@ def _stop_on_interrupt() -> Iterator[threading.Event]:
     before = signal.signal(signal.SIGINT, note)
     try:
         yield stop
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-@contextmanager
-def _interrupts_ignored() -> Iterator[None]:
-    """Let a process that starts now ignore Ctrl-C, which the terminal sends to it as well."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
     finally:
         signal.signal(signal.SIGINT, before)

@@ -38,6 +38,16 @@ def check_output_folder(out: Path, *, overwrite: bool = False) -> None:
         ) from error
 
 
+def check_resume(resume: bool, overwrite: bool, out: Path | None, what: str = "run") -> None:
+    """Refuse a `--resume` that does not say what it goes on with.
+
+    Raises:
+        ValueError: without a folder, or together with `overwrite`.
+    """
+    if resume and (overwrite or not out):
+        raise ValueError(f"--resume goes on with the {what} in --out DIR, and does not go with --overwrite.")
+
+
 def nearest_existing(path: Path) -> Path:
     """Give the path itself, or its nearest parent that exists."""
     path = path.absolute()

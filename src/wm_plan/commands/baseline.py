@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from .front import DONE, INTERRUPTED, Command, Job, UserInputError, positive_int
 
 if TYPE_CHECKING:
-    from wm_plan.baseline import BaselineConfig
     from wm_plan.planners.rl import RLPolicy
 
 
@@ -29,15 +28,14 @@ def run(job: Job) -> int:
         return _list(job)
     if not flags.env:
         raise UserInputError("no task was named. Add --env NAME; --list names the tasks.")
-    if flags.resume and (flags.overwrite or not flags.out):
-        raise UserInputError(
-            "--resume goes on with the training in --out DIR, and does not go with --overwrite."
-        )
+    from wm_plan.output_folder import check_output_folder, check_resume, next_numbered
+
+    check_resume(flags.resume, flags.overwrite, flags.out, "training")
     from wm_plan.baseline import BaselineConfig, train_baseline
     from wm_plan.baseline_state import STATE_NAME, read_training
     from wm_plan.envs import make
     from wm_plan.machine import use_device
-    from wm_plan.output_folder import check_output_folder, next_numbered
+    from wm_plan.progress_bar import RateBar
 
     make(flags.env, render=False).close()
     device = use_device(flags.device or "cpu", flags.threads or 1)
@@ -51,14 +49,19 @@ def run(job: Job) -> int:
         job.print_result(plan, "\n".join(f"{key}: {value}" for key, value in plan.items()))
         return DONE
     try:
-        with _ProgressBar(job, config) as bar:
+        with RateBar(job.console, config.env, config.num_steps, "env steps") as bar:
+
+            def show(done: int, total: int, metrics: dict[str, float]) -> None:
+                reached = f"{metrics['reached']:.0%}" if "reached" in metrics else "-"
+                bar.update(done, done, total=total, note=f"reached {reached}")
+
             policy = train_baseline(
                 config,
                 out,
                 resume=flags.resume,
                 overwrite=flags.overwrite,
                 device=device,
-                on_progress=bar.update,
+                on_progress=show,
             )
     except KeyboardInterrupt:
         if (out / STATE_NAME).is_file():
@@ -90,41 +93,6 @@ def _report(job: Job, out: Path, policy: RLPolicy) -> int:
         f"of {result['episodes']} episodes",
     )
     return DONE
-
-
-class _ProgressBar:
-    """Env steps, their rate, success of the latest checkpoint and the time left, on stderr."""
-
-    def __init__(self, job: Job, config: BaselineConfig) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("env steps  {task.fields[rate]:.0f}/s  reached {task.fields[reached]}"),
-            TimeRemainingColumn(),
-        )
-        self._progress = Progress(*columns, console=job.console)
-        self._task = self._progress.add_task(config.env, total=config.num_steps, rate=0.0, reached="-")
-        self._start: tuple[float, int] | None = None
-
-    def update(self, done: int, total: int, metrics: dict[str, float]) -> None:
-        """Show how far it is; the rate counts from the first episode on."""
-        now = self._progress.get_time()
-        if self._start is None:
-            self._start = now, done
-        elapsed = now - self._start[0]
-        rate = (done - self._start[1]) / elapsed if elapsed > 0 else 0.0
-        reached = f"{metrics['reached']:.0%}" if "reached" in metrics else "-"
-        self._progress.update(self._task, completed=done, total=total, rate=rate, reached=reached)
-
-    def __enter__(self) -> _ProgressBar:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
 
 
 def _list(job: Job) -> int:

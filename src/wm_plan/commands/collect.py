@@ -20,8 +20,23 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--steps", type=positive_int, default=40, metavar="N", help="model steps an episode (40)"
     )
-    parser.add_argument("--policy", metavar="NAME", help="logging policy (default: the task's own)")
+    parser.add_argument(
+        "--policy",
+        metavar="NAME[:OPTION,...][*SHARE][+...]",
+        help="logging policy, or a mix: random:held*.5+planner:noise=.2*.3+waypoints*.2; also sb3:CHECKPOINT "
+        "(a folder of wm-baseline, or an SB3 .zip) and replay:DATA (default: the task's own)",
+    )
     parser.add_argument("--image-size", type=positive_int, metavar="N", help="pixels a side (default 96)")
+    parser.add_argument("--camera", metavar="NAME", help="whose view is logged (default: the env's own)")
+    parser.add_argument(
+        "--frame-skip", type=positive_int, metavar="N", help="env steps a model step (default: the env's own)"
+    )
+    parser.add_argument(
+        "--factors",
+        metavar="NAME[=LOW:HIGH],...",
+        help="what differs between episodes: light,colour,texture,camera,distractors,occluder,physics, "
+        "or single ones with their range, such as mass=.5:2,camera_zoom=.9:1.1 (--list names them)",
+    )
     parser.add_argument(
         "--varied",
         nargs="?",
@@ -29,7 +44,17 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         choices=("all", "renderer"),
         help="also log every frame in a random look; renderer: only what renderer settings change",
     )
-    parser.add_argument("--workers", type=positive_int, default=2, metavar="N", help="processes (2)")
+    parser.add_argument(
+        "--workers", type=positive_int, metavar="N", help="processes (2), or with --ray actors (all CPUs)"
+    )
+    parser.add_argument(
+        "--shard",
+        metavar="I/N",
+        help="log the I-th of N parts of the episodes, into a folder shared with the other parts",
+    )
+    parser.add_argument(
+        "--ray", metavar="ADDRESS", help="roll out on a Ray cluster (auto, HOST:PORT), or local to start one"
+    )
     parser.add_argument("--dry-run", action="store_true", help="check all input, print the recipe, stop")
 
 
@@ -40,52 +65,55 @@ def run(job: Job) -> int:
         return _list(job)
     if not flags.env:
         raise UserInputError("no task was named. Add --env NAME; --list names the tasks.")
-    if flags.resume and (flags.overwrite or not flags.out):
-        raise UserInputError(
-            "--resume goes on with the store in --out DIR, and does not go with --overwrite."
-        )
-    from wm_plan.collecting import CollectConfig, collect, make_recipe
-    from wm_plan.output_folder import check_output_folder, next_numbered
-    from wm_plan.world_model.store_writer import StoreWriter
+    from wm_plan.collecting import CollectConfig, check_store, collect, parse_shard
+    from wm_plan.output_folder import check_output_folder, check_resume, next_numbered
+    from wm_plan.progress_bar import RateBar
 
+    check_resume(flags.resume, flags.overwrite, flags.out, "store")
+    shard = None if flags.shard is None else parse_shard(flags.shard)
+    if shard is not None and not flags.out:
+        raise UserInputError("--shard needs --out DIR, the folder that all parts share.")
     given = {"num_episodes": flags.episodes, "num_steps": flags.steps, "seed": flags.seed or 0}
-    config = CollectConfig(
-        flags.env, policy=flags.policy, image_size=flags.image_size, varied=flags.varied, **given
-    )
+    for name in ("policy", "image_size", "varied", "factors", "camera", "frame_skip"):
+        given[name] = getattr(flags, name)
+    config = CollectConfig(flags.env, **given)
     out: Path = flags.out or next_numbered("collect")
-    recipe = make_recipe(config)
-    StoreWriter.check(out, recipe, config.num_episodes, resume=flags.resume, overwrite=flags.overwrite)
+    recipe = check_store(config, out, shard=shard, resume=flags.resume, overwrite=flags.overwrite)
     check_output_folder(out, overwrite=True)
     if flags.dry_run:
         plan = {"out": out, "num_episodes": config.num_episodes, **recipe}
         job.print_result(plan, "\n".join(f"{key}: {value}" for key, value in plan.items()))
         return DONE
 
-    with _ProgressBar(job, config) as bar:
+    wanted = config.num_episodes if shard is None else len(range(shard[0] - 1, flags.episodes, shard[1]))
+    with RateBar(job.console, config.env, wanted, "episodes", "frames") as bar:
         collected = collect(
             config,
             out,
             num_workers=flags.workers,
+            shard=shard,
+            ray=flags.ray,
             resume=flags.resume,
             overwrite=flags.overwrite,
             on_progress=bar.update,
         )
-    return _report(job, config, out, collected)
+    return _report(job, config, out, collected, wanted)
 
 
-def _report(job: Job, config: CollectConfig, out: Path, collected: Collected) -> int:
+def _report(job: Job, config: CollectConfig, out: Path, collected: Collected, wanted: int) -> int:
     """Print what came of it; gives the exit code."""
     result = {
         "env": config.env,
         "out": out,
-        "complete": not collected.stopped,
+        "shard": job.flags.shard,
+        "complete": collected.complete,
         "episodes": collected.finished,
         "frames": collected.finished * (config.num_steps + 1),
         "new_frames": collected.num_frames,
         "seconds": round(collected.seconds, 3),
         "frames_per_second": round(collected.frames_per_second, 1),
     }
-    count = f"{collected.finished} of {config.num_episodes} episodes"
+    count = f"{collected.finished} of {wanted} episodes"
     job.print_result(result, f"{out}: {count}, {collected.frames_per_second:.0f} frames/s")
     if not collected.stopped:
         return DONE
@@ -95,47 +123,13 @@ def _report(job: Job, config: CollectConfig, out: Path, collected: Collected) ->
     return INTERRUPTED
 
 
-class _ProgressBar:
-    """Episodes, frames/s and the time left, on stderr."""
-
-    def __init__(self, job: Job, config: CollectConfig) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("episodes  {task.fields[rate]:.0f} frames/s"),
-            TimeRemainingColumn(),
-        )
-        self._progress = Progress(*columns, console=job.console)
-        self._task = self._progress.add_task(config.env, total=config.num_episodes, rate=0.0)
-        self._start: tuple[float, int] | None = None
-
-    def update(self, finished: int, num_frames: int) -> None:
-        """Show how far it is; the rate counts from the first episode on."""
-        now = self._progress.get_time()
-        if num_frames and self._start is None:
-            self._start = now, num_frames
-        rate = 0.0
-        if self._start is not None and now > self._start[0]:
-            rate = (num_frames - self._start[1]) / (now - self._start[0])
-        self._progress.update(self._task, completed=finished, rate=rate)
-
-    def __enter__(self) -> _ProgressBar:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-
 def _list(job: Job) -> int:
-    """Name the tasks and the policies."""
+    """Name the tasks, the policies and the factors."""
     from wm_plan.envs import task_names
-    from wm_plan.envs.policies import POLICIES
+    from wm_plan.envs.factors import FACTOR_NAMES
+    from wm_plan.policy_language import policy_names
 
-    result = {"envs": list(task_names()), "policies": list(POLICIES)}
+    result = {"envs": list(task_names()), "policies": list(policy_names()), "factors": list(FACTOR_NAMES)}
     job.print_result(result, "\n".join(f"{key}: {', '.join(names)}" for key, names in result.items()))
     return DONE
 
@@ -150,6 +144,8 @@ COMMAND = Command(
         "wm-collect --env reacher --episodes 600 --out data/reacher",
         "wm-collect --env reacher --episodes 600 --out data/reacher --resume",
         "wm-collect --env two_room --varied --image-size 64 --workers 8",
+        "wm-collect --env reacher --policy 'random:held*.7+planner:noise=.2*.3' --out data/mixed",
+        "wm-collect --env reacher --factors light,camera,mass=.5:2 --shard 3/8 --out data/reacher",
     ),
 )
 main = COMMAND.main
