@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from .dino_wm import DinoWMConfig, DinoWMPredictor
     from .encoder import Encoder, JEPAEncoder, encoder_names, load_encoder
     from .latent_cache import cached_latents
+    from .loading import WindowBatches
     from .predictor_training import TrainConfig, train_world_model
     from .pretraining import PretrainConfig, pretrain
     from .protocol import Latent, WorldModel
@@ -34,6 +35,7 @@ _HOMES = {
     "VJEPA2ACConfig": "vjepa2_ac",
     "VJEPA2ACPredictor": "vjepa2_ac",
     "ViTConfig": "vit",
+    "WindowBatches": "loading",
     "WorldModel": "protocol",
     "cached_latents": "latent_cache",
     "encoder_names": "encoder",
@@ -61,6 +63,7 @@ __all__ = [
     "VJEPA2ACConfig",
     "VJEPA2ACPredictor",
     "ViTConfig",
+    "WindowBatches",
     "WorldModel",
     "cached_latents",
     "encoder_names",
