@@ -44,6 +44,8 @@ class ControllerConfig:
 
     env: str = MISSING
     """The task; its preset in `configs/task` sets it."""
+    camera: str | None = None
+    """Whose view is shown to the model; null is the camera of the model's logs."""
     model: str | None = None
     """Folder of a predictor; null is the shipped one of the task."""
     planner: ShootingConfig = MISSING

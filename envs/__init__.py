@@ -4,9 +4,10 @@ from typing import TYPE_CHECKING, Any
 
 from .gl import GraphicsError, choose_backend
 from .looks import DEFAULT_MUJOCO, PLAIN, Look, LookRanges, sample_look, sample_renderer_look
-from .registration import gymnasium_id, make, register_envs, task_names
+from .registration import env_kind, gymnasium_id, make, make_task, register_envs, short_name, task_names
 
 if TYPE_CHECKING:
+    from .camera_env import CameraEnv
     from .policies import Policy, make_policy
     from .rollout import Episode, collect_episode
     from .task import TaskEnv
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DEFAULT_MUJOCO",
     "PLAIN",
+    "CameraEnv",
     "Episode",
     "GraphicsError",
     "Look",
@@ -22,16 +24,20 @@ __all__ = [
     "TaskEnv",
     "choose_backend",
     "collect_episode",
+    "env_kind",
     "gymnasium_id",
     "make",
     "make_policy",
+    "make_task",
     "register_envs",
     "sample_look",
     "sample_renderer_look",
+    "short_name",
     "task_names",
 ]
 
 _NEED_MUJOCO = {
+    "CameraEnv": "camera_env",
     "Episode": "rollout",
     "Policy": "policies",
     "TaskEnv": "task",

@@ -44,6 +44,8 @@ class CameraEnv(gymnasium.Env, ABC):
     """Whether states can be read and set."""
     num_positions: int = 0
     """How many numbers of a state are positions; the others are velocities."""
+    tolerance_text: str = ""
+    """When a goal is reached, in words; empty where only a model can tell."""
     ended: bool = False
     """The world has stopped, and only `reset` goes on; always False where MuJoCo lies beneath."""
     action_space: gymnasium.spaces.Box

@@ -110,6 +110,12 @@ def make(
     return make_gymnasium(name, **options)
 
 
+def short_name(name: str) -> str:
+    """What an environment is called in the names of files and folders."""
+    short = Path(name).stem if env_kind(name) == "mjcf" else name
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", short).strip("-.")
+
+
 def make_task(name: str, **options: Any) -> "TaskEnv":  # noqa: ANN401
     """Make an environment whose states can be read, set and compared; the options are those of `make`.
 

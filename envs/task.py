@@ -39,8 +39,6 @@ class TaskEnv(CameraEnv):
 
     tolerance: float
     """A goal is reached when every component of `position_error` is at most this."""
-    tolerance_text: str
-    """The tolerance in words, with its unit."""
     servo_gains: tuple[float, float] | None = None
     """Of the scripted policy: full action per unit of distance to its waypoint, and the time by which it
     looks ahead along the velocity [s]; None where nobody has found any."""

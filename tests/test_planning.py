@@ -34,6 +34,7 @@ class PlaneTask:
     frame_skip: int = 2
     name: str = "plane"
     far_budget: int = 40
+    ended: bool = False
     position: np.ndarray = field(default_factory=lambda: np.zeros(2))
     action_space: Box = field(default_factory=lambda: Box(-1, 1, (2,), np.float32))
 

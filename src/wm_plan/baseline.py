@@ -27,7 +27,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor
 
-from wm_plan.envs import TaskEnv, make
+from wm_plan.envs import TaskEnv, make_task
 from wm_plan.envs.goal_env import GoalEnv
 from wm_plan.planners.rl import GoalFeatures, RLPolicy, RLPolicyConfig
 from wm_plan.world_model.training_state import (
@@ -154,7 +154,7 @@ def make_learner(
     Raises:
         ValueError: an unknown task, or an `action_repeat` that does not fit it.
     """
-    task = make(config.env, render=False)
+    task = make_task(config.env, render=False)
     env = GoalEnv(task, config.action_repeat or task.frame_skip)
     policy_config = RLPolicyConfig(
         env_name=config.env,
@@ -289,7 +289,7 @@ def far_success(
     The episodes are none that `wm-eval` or the training draws.
     """
     name = policy.env_name if env_name is None else env_name
-    envs = [GoalEnv(make(name, render=False), policy.action_repeat) for _ in range(num_episodes)]
+    envs = [GoalEnv(make_task(name, render=False), policy.action_repeat) for _ in range(num_episodes)]
     seeds = np.random.SeedSequence(seed, spawn_key=(2,)).generate_state(num_episodes)
     seen = [env.reset(seed=int(one))[0] for env, one in zip(envs, seeds, strict=True)]
     num_proprio = seen[0]["observation"].shape[0]

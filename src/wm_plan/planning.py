@@ -20,9 +20,7 @@ from .controller import make_controller
 from .goal_image import read_goal_image
 
 if TYPE_CHECKING:
-    import gymnasium
-
-    from wm_plan.envs import TaskEnv
+    from wm_plan.envs import CameraEnv
 
 Image = UInt8[np.ndarray, "_ _ 3"]
 State = Float64[np.ndarray, " state"]
@@ -90,7 +88,7 @@ class PlanResult:
         """Give what fits into a result file: no frames; states as qpos (`num_positions` numbers) and qvel."""
 
         def split(state: State | None) -> dict[str, list[float]] | None:
-            if state is None:
+            if state is None or not state.size:
                 return None
             return {"qpos": state[:num_positions].tolist(), "qvel": state[num_positions:].tolist()}
 
@@ -138,26 +136,28 @@ def load(
 
     model = load_model(name, device=device)
     config = compose("plan", overrides, base=[*task_choice(model.env_name), f"planner={planner}"])
+    config.env = model.env_name
     return make_controller(model, config, seed=seed)
 
 
-def make_env(name: str, **options: Any) -> gymnasium.Env:  # noqa: ANN401
-    """Make a built-in task by name ("reacher"), or any gymnasium environment by id.
+def make_env(name: str, **options: Any) -> CameraEnv:  # noqa: ANN401
+    """Make an environment, ready to be logged and planned in.
+
+    Args:
+        name: a built-in task ("reacher"), a gymnasium id ("Pusher-v5", "package:Id"), a task of dm_control's
+            suite ("dm_control/reacher-easy"), or the path of an MJCF file.
+        options: `image_size`, `look`, `render`, `camera`, `frame_skip`: see `wm_plan.envs.make`.
 
     Raises:
-        ValueError: an unknown name.
+        ValueError: an unknown name, or an environment that cannot be planned in.
     """
     from wm_plan import envs
 
-    if "/" in name or "-v" in name:
-        import gymnasium
-
-        return gymnasium.make(name, **options)
     return envs.make(name, **options)
 
 
 def plan(
-    env: str | TaskEnv,
+    env: str | CameraEnv,
     goal: str | Path | Image | None = None,
     *,
     goal_state: str | Sequence[float] | None = None,
@@ -173,7 +173,7 @@ def plan(
     """Plan to a goal with a world model and give what happened.
 
     Args:
-        env: a task's name, or a task.
+        env: what `make_env` takes, or what it gives.
         goal: a PNG or JPEG file or an image (H, W, 3) uint8.
         goal_state: position of the goal, "0.3,-1.2" or numbers; then the task's tolerance judges, and the
             goal is drawn from it unless there is a picture.
@@ -187,25 +187,48 @@ def plan(
     """
     from wm_plan import envs
 
-    task = envs.make(env) if isinstance(env, str) else env
+    name = env if isinstance(env, str) else env.name
+    controller = load(find_model(name, model), planner=planner, overrides=overrides, device=device, seed=seed)
+    task = envs.make(env, camera=camera_for(env, controller.model)) if isinstance(env, str) else env
     found = find_goal(task, goal, goal_state)
     start = None if start_state is None else task.parse_goal(start_state)
-    controller = load(
-        task.name if model is None else model, planner=planner, overrides=overrides, device=device, seed=seed
-    )
     check_fits(task, controller)
     return run_to_goal(task, controller, found, start=start, seed=seed, max_steps=max_steps, on_step=on_step)
 
 
 def task_choice(name: str) -> list[str]:
-    """Give the override that chooses the preset of a task, or nothing where the task has none."""
-    from wm_plan.configuration import CONFIG_FOLDER
+    """Give the override that chooses the preset of a task; of robots of one's own where it has none."""
+    from wm_plan.envs import task_names
 
-    return [f"task={name}"] if (CONFIG_FOLDER / "task" / f"{name}.yaml").is_file() else []
+    return [f"task={name}"] if name in task_names() else ["task=any"]
+
+
+def find_model(env: str, model: str | Path | None) -> str | Path:
+    """Give the predictor to use: the one that is named, or the shipped one of the task.
+
+    Raises:
+        ValueError: none is named, and none is shipped.
+    """
+    from wm_plan.world_model import predictor_names
+
+    if model is not None:
+        return model
+    if env not in predictor_names():
+        raise ValueError(
+            f"no predictor is shipped for {env!r}; shipped are {', '.join(predictor_names())}. Make one: "
+            "wm-collect, then wm-train --data LOGS --out DIR, and give --model DIR"
+        )
+    return env
+
+
+def camera_for(env: str, model: Any) -> str | None:  # noqa: ANN401
+    """Name the camera that the model has learned to see through, if it was trained on this environment."""
+    metadata = model.metadata
+    return metadata.camera or None if metadata.env_name == env else None
 
 
 def find_goal(
-    task: TaskEnv, image: str | Path | Image | None = None, state: str | Sequence[float] | None = None
+    task: CameraEnv, image: str | Path | Image | None = None, state: str | Sequence[float] | None = None
 ) -> Goal:
     """Give the goal from a picture, from a position, or from both: then the position judges.
 
@@ -224,7 +247,7 @@ def find_goal(
     return Goal(pixels, known)
 
 
-def check_fits(task: TaskEnv, controller: MPC) -> None:
+def check_fits(task: CameraEnv, controller: MPC) -> None:
     """Refuse a model whose actions are not the task's.
 
     Raises:
@@ -241,7 +264,7 @@ def check_fits(task: TaskEnv, controller: MPC) -> None:
 
 
 def run_to_goal(
-    task: TaskEnv,
+    task: CameraEnv,
     controller: MPC,
     goal: Goal,
     *,
@@ -292,6 +315,11 @@ def run_to_goal(
             result.reached, result.first_reached = True, result.steps
         if on_step is not None:
             on_step(Step(result.steps, verdict.cost, verdict.error, plan_ms))
+        if task.ended and result.steps < budget:
+            result.warnings.append(
+                f"{task.name} ended its episode after env step {result.steps}; nothing moves after that"
+            )
+            budget = result.steps
         result.held = result.reached and len(near) > HELD_STEPS and all(near[-HELD_STEPS:])
         if result.held or result.steps == budget:
             break
@@ -313,9 +341,10 @@ class _Verdict:
 class _Judge:
     """Tells at every env step how far the goal is: by the task's tolerance where its state is known."""
 
-    def __init__(self, task: TaskEnv, controller: MPC, goal: Goal) -> None:
+    def __init__(self, task: CameraEnv, controller: MPC, goal: Goal) -> None:
         self.kind = "latent" if goal.state is None else "state"
-        self._task, self._goal_state = task, goal.state
+        self._task: Any = task  # who gives a goal as a state has one that knows distances of states
+        self._goal_state = goal.state
         self._model: Any = controller.model
         assert controller.goal_latent is not None
         self._goal_latent = controller.goal_latent[:, -1]

@@ -38,6 +38,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="NAMES",
         help="of planner, random, hold, physics, rl (default planner,random,hold)",
     )
+    parser.add_argument("--camera", metavar="NAME", help="whose view is planned in (default: the model's)")
     parser.add_argument("--planner", metavar="NAME", help="cem (default), mppi, ...; --list names them")
     parser.add_argument("--episodes", type=positive_int, metavar="N", help="of each policy (default 100)")
     parser.add_argument("--rl", metavar="DIR", help="an RL baseline of your own, made by wm-baseline")
@@ -51,13 +52,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def configure(config: Any, flags: argparse.Namespace) -> None:  # noqa: ANN401
     """Set what the flags say."""
+    shared = ("env", "model", "camera", "seed", "device", "threads")
     given = {
         "protocols": flags.protocol,
         "policies": flags.policy,
-        **{
-            name: getattr(flags, name)
-            for name in ("model", "episodes", "rl", "goal_look", "goal_size", "seed", "device", "threads")
-        },
+        **{name: getattr(flags, name) for name in (*shared, "episodes", "rl", "goal_look", "goal_size")},
     }
     for name, value in given.items():
         if value is not None:
@@ -70,6 +69,7 @@ def run(job: Job) -> int:
         return _list(job)
     from omegaconf import OmegaConf
 
+    from wm_plan.envs import short_name
     from wm_plan.evaluation.protocols import find_protocol
     from wm_plan.evaluation.rows import make_table
     from wm_plan.evaluation.side_by_side import evaluate, make_policies
@@ -77,7 +77,7 @@ def run(job: Job) -> int:
     from wm_plan.output_folder import check_output_folder, filled_at_once, next_numbered
 
     settings: Any = OmegaConf.to_object(job.config)
-    out: Path = job.folder or job.flags.out or next_numbered(f"eval-{settings.env}")
+    out: Path = job.folder or job.flags.out or next_numbered(f"eval-{short_name(settings.env)}")
     if not job.flags.dry_run:
         check_output_folder(out, overwrite=job.flags.overwrite)
     use_device(settings.device, settings.threads)

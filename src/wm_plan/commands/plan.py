@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from .front import DONE, NOT_REACHED, Command, Job, UserInputError, as_json, positive_int
 
 if TYPE_CHECKING:
-    from wm_plan.envs import TaskEnv
+    from wm_plan.envs import CameraEnv
     from wm_plan.planners import MPC
     from wm_plan.planning import Goal, PlanResult, Step
 
@@ -22,6 +22,7 @@ VIEW_SIZE = 320
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this command."""
+    parser.add_argument("--camera", metavar="NAME", help="whose view is planned in (default: the model's)")
     parser.add_argument("--goal", metavar="IMAGE", help="picture of the goal: any PNG or JPEG")
     parser.add_argument(
         "--goal-state",
@@ -43,7 +44,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def select(flags: argparse.Namespace) -> list[str]:
     """Choose the presets of the task and the planner."""
-    chosen = [f"task={task_of(flags)}"]
+    from wm_plan.planning import task_choice
+
+    flags.env = task_of(flags)
+    chosen = task_choice(flags.env)
     if flags.planner:
         from wm_plan.planners import planner_names
         from wm_plan.suggestion import did_you_mean
@@ -64,8 +68,7 @@ def task_of(flags: argparse.Namespace) -> str:
     Raises:
         ValueError: neither is given, or the name is unknown.
     """
-    from wm_plan.envs import task_names
-    from wm_plan.suggestion import did_you_mean
+    from wm_plan.envs import env_kind
 
     if not flags.env and not flags.model:
         raise UserInputError("no task was named. Add --env NAME, or --model DIR; --list names what exists.")
@@ -74,17 +77,19 @@ def task_of(flags: argparse.Namespace) -> str:
         from wm_plan.world_model import load_model
 
         name = load_model(flags.model).env_name
-    known = task_names()
-    if name not in known:
-        raise UserInputError(
-            f"unknown env {name!r}.{did_you_mean(name, known)} Known envs: {', '.join(known)}."
-        )
+        if ":" in name:
+            raise UserInputError(
+                f"the model was trained on {name!r}, and to import a package is for you to say:"
+                f" add --env {name}."
+            )
+    env_kind(name)
     return name
 
 
 def configure(config: Any, flags: argparse.Namespace) -> None:  # noqa: ANN401
     """Set what the flags say."""
-    names = ("model", "goal", "goal_state", "start_state", "seed", "max_steps", "device", "threads")
+    config.env = flags.env
+    names = ("model", "camera", "goal", "goal_state", "start_state", "seed", "max_steps", "device", "threads")
     for name in (*names, "landscape"):
         value = getattr(flags, name)
         if value is not None:
@@ -99,20 +104,24 @@ def run(job: Job) -> int:
     from wm_plan.controller import check_settings, make_controller, planner_name
     from wm_plan.machine import use_device
     from wm_plan.output_folder import check_output_folder, filled_at_once, next_numbered
-    from wm_plan.planning import check_fits, run_to_goal
+    from wm_plan.planning import camera_for, check_fits, find_model, run_to_goal
     from wm_plan.world_model import load_model
 
     config, flags = job.config, job.flags
     check_settings(config)
-    out = job.folder or flags.out or next_numbered(f"plan-{config.env}")
+    out = job.folder or flags.out or next_numbered(f"plan-{envs.short_name(config.env)}")
     if not flags.dry_run:
         check_output_folder(out, overwrite=flags.overwrite)
     device = use_device(config.device, config.threads)
-    task = envs.make(config.env)
+    model = load_model(find_model(config.env, config.model), device=str(device))
+    trained_with = camera_for(config.env, model)
+    task = envs.make(config.env, camera=config.camera or trained_with)
     task.observe()  # so that a machine that cannot render says so before anything is begun
     goal, remarks = _goal(task, config)
     start = None if config.start_state is None else task.parse_goal(config.start_state)
-    controller = make_controller(load_model(config.model or config.env, device=str(device)), config)
+    controller = make_controller(model, config)
+    if trained_with is not None and task.camera != trained_with:
+        remarks.append(f"the model was trained on the camera {trained_with!r}, not on {task.camera!r}")
     check_fits(task, controller)
     if flags.dry_run:
         return _show_config(job)
@@ -134,7 +143,8 @@ def run(job: Job) -> int:
             job.warn(line)
         result.warnings = [*remarks, *result.warnings]
         written = {
-            **result.as_json(task.mj_model.nq),
+            **result.as_json(task.num_positions),
+            "camera": task.camera,
             **_circumstances(config, controller.model, planner_name(config)),
         }
         files = ["plan.mp4", "plan.png", "result.json", "config.yaml"]
@@ -148,7 +158,7 @@ def run(job: Job) -> int:
     return DONE if result.reached else NOT_REACHED
 
 
-def _goal(task: TaskEnv, config: Any) -> tuple[Goal, list[str]]:  # noqa: ANN401
+def _goal(task: CameraEnv, config: Any) -> tuple[Goal, list[str]]:  # noqa: ANN401
     """Find the goal, and what is to be remarked about its picture."""
     import warnings
 
@@ -177,7 +187,9 @@ def _circumstances(config: Any, model: Any, planner: str) -> dict[str, Any]:  # 
     }
 
 
-def _write_files(folder: Path, written: dict[str, Any], result: PlanResult, task: TaskEnv, job: Job) -> None:
+def _write_files(
+    folder: Path, written: dict[str, Any], result: PlanResult, task: CameraEnv, job: Job
+) -> None:
     from wm_plan.configuration import as_yaml
     from wm_plan.machine import peak_memory_mb
     from wm_plan.pictures import write_figure, write_video
@@ -185,7 +197,9 @@ def _write_files(folder: Path, written: dict[str, Any], result: PlanResult, task
     assert result.goal_image is not None
     line = shlex.join(["wm-plan", *sys.argv[1:]])
     (folder / "config.yaml").write_text(f"# {line}\n{as_yaml(job.config)}", encoding="utf-8")
-    views = [task.render_goal(state, image_size=VIEW_SIZE) for state in result.states]
+    views = result.frames
+    if task.has_state:
+        views = [task.render_goal(state, image_size=VIEW_SIZE) for state in result.states]
     goal = result.goal_image
     if job.config.goal is None and result.goal_state is not None:
         goal = task.render_goal(result.goal_state, image_size=VIEW_SIZE)
@@ -264,7 +278,7 @@ def _watch(step: Step, bar: _ProgressBar, search: _SearchPictures | None) -> Non
         search.note()
 
 
-def _summary(result: PlanResult, task: TaskEnv) -> list[str]:
+def _summary(result: PlanResult, task: CameraEnv) -> list[str]:
     from wm_plan.planning import percentiles
 
     if result.reached:

@@ -55,9 +55,9 @@ class Outcome:
 
 
 @contextmanager
-def open_envs(name: str, count: int) -> Iterator[list[TaskEnv]]:
+def open_envs(name: str, count: int, camera: str | None = None) -> Iterator[list[TaskEnv]]:
     """Give `count` environments of a task, which share model and renderer, and close them at the end."""
-    opened = [tasks.make(name) for _ in range(count)]
+    opened = [tasks.make_task(name, camera=camera) for _ in range(count)]
     try:
         yield opened
     finally:

@@ -12,7 +12,7 @@ from wm_plan.controller import make_controller, planner_name
 from wm_plan.envs import DEFAULT_MUJOCO, PLAIN, TaskEnv
 from wm_plan.envs.rendering import check_image_size
 from wm_plan.planners import GradientPlanner, make_planner
-from wm_plan.planning import check_fits
+from wm_plan.planning import camera_for, check_fits, find_model
 from wm_plan.suggestion import did_you_mean
 
 from .physics import PhysicsPolicy
@@ -51,7 +51,9 @@ def evaluate(
         ValueError: an unknown task or protocol.
     """
     found = []
-    with open_envs(config.env, min(config.batch_size, config.episodes)) as envs:
+    cameras = [policy.settings["camera"] for policy in policies.values() if "camera" in policy.settings]
+    camera = cameras[0] if cameras else config.camera
+    with open_envs(config.env, min(config.batch_size, config.episodes), camera) as envs:
         for protocol in [find_protocol(name) for name in config.protocols]:
             trials = draw_trials(unrendered(config.env), protocol, config.episodes, config.seed)
             for name, policy in policies.items():
@@ -108,11 +110,12 @@ def make_planner_policy(config: EvalConfig) -> PlannerPolicy:
 
     if config.goal_size is not None:
         check_image_size(config.goal_size)
-    model = load_model(config.model or config.env, device=config.device)
+    model = load_model(find_model(config.env, config.model), device=config.device)
     controller = make_controller(model, config)
     check_fits(unrendered(config.env), controller)
     settings = {
         "model": config.model or config.env,
+        "camera": config.camera or camera_for(config.env, model),
         "planner": planner_name(config),
         **dataclasses.asdict(config.planner),
         "objective": dataclasses.asdict(config.objective),
@@ -161,4 +164,4 @@ def unrendered(name: str) -> TaskEnv:
     """Give a task that draws nothing, for its physics and its bounds."""
     from wm_plan import envs
 
-    return envs.make(name, render=False)
+    return envs.make_task(name, render=False)
