@@ -292,18 +292,20 @@ def _move_camera(scene: mujoco.MjvScene, look: Look) -> None:
 
 
 def _add_distractors(scene: mujoco.MjvScene, look: Look) -> None:
-    """Put each ball where the sight line through its place in the picture meets the floor."""
+    """Lay each ball on the floor, where the sight line through its place in the picture meets it."""
     camera = scene.camera[0]
     forward, up = np.array(camera.forward, np.float64), np.array(camera.up, np.float64)
-    right, position = np.cross(forward, up), np.array(camera.pos, np.float64)
+    right, position = np.cross(forward, up), np.mean([eye.pos for eye in scene.camera], axis=0)
     half_height = camera.frustum_top / camera.frustum_near
     half_width = (camera.frustum_width or camera.frustum_top) / camera.frustum_near
     for across, upward, radius, *rgb in look.distractors:
         sight = forward + across * half_width * right + upward * half_height * up
-        falls = sight[2] < -1e-3
-        depth = -position[2] / sight[2] if falls and position[2] > 0 else float(np.linalg.norm(position))
-        size = radius * half_height * depth
-        place = position + depth * sight + np.array([0.0, 0.0, size])
+        width = radius * half_height  # of the ball, at a distance of 1
+        if position[2] > 0 and sight[2] < -1e-3:
+            depth = 1 / (-sight[2] / position[2] + width / position[2])
+        else:
+            depth = float(np.linalg.norm(position))
+        size, place = width * depth, position + depth * sight
         _add_geom(scene, mujoco.mjtGeom.mjGEOM_SPHERE.value, np.full(3, size), place, rgb)
 
 

@@ -9,6 +9,7 @@ import threading
 import traceback
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wm_plan.envs import LookRanges, make, sample_look, sample_renderer_look
+from wm_plan.envs import PLAIN, LookRanges, make, sample_look, sample_renderer_look
 from wm_plan.envs.factors import FactorRanges
 from wm_plan.logging_policies import LoggingPolicies
 from wm_plan.world_model.store_writer import stage_episode
@@ -85,6 +86,8 @@ class EpisodeMaker:
 def open_env(recipe: Mapping[str, Any], *, render: bool = True) -> CameraEnv:
     """The environment of a recipe."""
     chosen = {key: recipe[key] for key in ("camera", "frame_skip") if recipe.get(key) is not None}
+    if recipe.get("msaa") is not None:
+        chosen["look"] = replace(PLAIN, samples=recipe["msaa"])
     return make(recipe["env"], image_size=recipe["image_size"], render=render, **chosen)
 
 

@@ -32,6 +32,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--frame-skip", type=positive_int, metavar="N", help="env steps a model step (default: the env's own)"
     )
     parser.add_argument(
+        "--msaa",
+        type=int,
+        choices=(0, 4),
+        help="antialiasing of the frames: 4, as controllers see them, or 0 for frames that cost a third",
+    )
+    parser.add_argument(
         "--factors",
         metavar="NAME[=LOW:HIGH],...",
         help="what differs between episodes: light,colour,texture,camera,distractors,occluder,physics, "
@@ -74,7 +80,7 @@ def run(job: Job) -> int:
     if shard is not None and not flags.out:
         raise UserInputError("--shard needs --out DIR, the folder that all parts share.")
     given = {"num_episodes": flags.episodes, "num_steps": flags.steps, "seed": flags.seed or 0}
-    for name in ("policy", "image_size", "varied", "factors", "camera", "frame_skip"):
+    for name in ("policy", "image_size", "varied", "factors", "camera", "frame_skip", "msaa"):
         given[name] = getattr(flags, name)
     config = CollectConfig(flags.env, **given)
     out: Path = flags.out or next_numbered("collect")
