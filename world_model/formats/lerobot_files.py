@@ -123,7 +123,7 @@ def _join_rows(
     samples: dict[str, list[np.ndarray]] = {name: [] for name in columns}
     step = every_nth(sum(episode.length for episode in staged))
     sizes = [(episode.folder / "rows.parquet").stat().st_size for episode in staged]
-    for (chunk, file), members in _files(sizes, DATA_FILE_MB * 2**20):
+    for (chunk, file), members in _files(sizes, int(DATA_FILE_MB * 2**20)):
         path = root / fill_path(DATA_PATH, chunk_index=chunk, file_index=file)
         path.parent.mkdir(parents=True, exist_ok=True)
         writer = None
@@ -146,7 +146,7 @@ def _join_camera(
 ) -> None:
     """Write one camera's videos."""
     parts = [episode.folder / f"{name}.mp4" for episode in staged]
-    for (chunk, file), members in _files([part.stat().st_size for part in parts], VIDEO_FILE_MB * 2**20):
+    for (chunk, file), members in _files([part.stat().st_size for part in parts], int(VIDEO_FILE_MB * 2**20)):
         path = root / fill_path(VIDEO_PATH, video_key=name, chunk_index=chunk, file_index=file)
         path.parent.mkdir(parents=True, exist_ok=True)
         lengths = [staged[index].length for index in members]

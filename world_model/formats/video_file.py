@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 _MAX_SKIPPED_SECONDS = 1.0
+_LAST_TICK = 2.0**62
 
 
 class VideoFile:
@@ -65,7 +66,7 @@ class VideoFile:
         try:
             for row, time in enumerate(times):
                 out[row] = self._at(float(time), tolerance)
-        except (av.error.FFmpegError, StopIteration, OSError) as error:
+        except (av.error.FFmpegError, OSError) as error:
             raise ValueError(f"{self.path} is damaged: {_line(error)}") from error
         return out
 
@@ -93,7 +94,10 @@ class VideoFile:
     def _seek(self, time: float) -> None:
         """Go to the last keyframe at or before `time`."""
         self._container.seek(
-            max(0, round(time / self._base)), stream=self._stream, backward=True, any_frame=False
+            round(min(max(0.0, time / self._base), _LAST_TICK)),
+            stream=self._stream,
+            backward=True,
+            any_frame=False,
         )
         self._frames = (f for f in self._container.decode(self._stream) if f.pts is not None)
         self._held = next(self._frames, None)
