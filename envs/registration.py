@@ -146,7 +146,6 @@ def _unknown(name: str) -> ValueError:
     from .dm_control_env import suite_hint
 
     hint = "" if name in _TASKS else suite_hint(name)
-    for known in (_TASKS, gymnasium.registry):
-        near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.4 if known is _TASKS else 0.7)
-        hint = hint or (f" Did you mean {near[0]!r}?" if near else "")
+    near = difflib.get_close_matches(str(name), [*_TASKS, *gymnasium.registry], n=1, cutoff=0.5)
+    hint = hint or (f" Did you mean {near[0]!r}?" if near else "")
     return ValueError(f"Unknown env {name!r}.{hint} Known envs: {', '.join(_TASKS)}; or {FOREIGN}")
