@@ -268,12 +268,10 @@ def load_encoder(name_or_path: str | Path, *, device: str = "cpu", **options: ob
     Raises:
         ValueError: there is no such encoder, it is damaged, an extra is missing, or an option does not apply.
     """
-    try:
-        chosen = EncoderOptions(device=device, **options)  # type: ignore[arg-type]
-    except TypeError:
-        known = [entry.name for entry in fields(EncoderOptions)]
-        unknown = next(name for name in options if name not in known)
-        raise ValueError(f"Unknown option {unknown!r}; options are: {', '.join(known)}") from None
+    known = [entry.name for entry in fields(EncoderOptions)]
+    if unknown := [option for option in options if option not in known]:
+        raise ValueError(f"Unknown option {unknown[0]!r}; options are: {', '.join(known)}")
+    chosen = EncoderOptions(device=device, **options)  # type: ignore[arg-type]
     name, path = str(name_or_path), Path(name_or_path)
     if name in _SHIPPED or name == "random":
         return _own(name, chosen)
@@ -309,7 +307,7 @@ def _own(name: str, options: EncoderOptions) -> JEPAEncoder:
     """The encoder of the package, or one of the same sizes with untrained weights."""
     options.allow(name, "layers")
     encoder = JEPAEncoder.load(_SHIPPED["small" if name == "random" else name])
-    layers = options.layers or encoder.feature_layers
+    layers = tuple(options.layers or encoder.feature_layers)
     if name == "random":
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
@@ -335,5 +333,5 @@ def _from_folder(folder: Path, options: EncoderOptions) -> Encoder:
         return PublishedEncoder.load(folder, options)
     options.allow(str(folder), "layers")
     encoder = JEPAEncoder.load(folder)
-    encoder.set_feature_layers(options.layers or encoder.feature_layers)
+    encoder.set_feature_layers(tuple(options.layers or encoder.feature_layers))
     return encoder.to(options.device)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from .options import EncoderOptions
@@ -96,7 +97,7 @@ def load_transformers(folder: str | Path, name: str, options: EncoderOptions) ->
                 dtype=torch.float32,
                 output_loading_info=True,
             )
-        except (OSError, RuntimeError, TypeError, KeyError, AttributeError) as error:
+        except (OSError, RuntimeError, SafetensorError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"{name!r} cannot be loaded: {str(error).strip().splitlines()[0]}") from error
     _check(report, name)
     backbone = TransformersTokens(model, str(model_type))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -31,7 +32,7 @@ class EncoderOptions:
     dtype: str = "float32"
     image_size: int | None = None
     crop_fraction: float | None = None
-    layers: tuple[int, ...] | None = None
+    layers: Sequence[int] | None = None
     num_heads: int | None = None
     num_frames: int | None = None
     entry: str | None = None
@@ -44,10 +45,8 @@ class EncoderOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
-        if self.layers is not None:
-            self.layers = tuple(self.layers)
-            if not self.layers:
-                raise ValueError("layers must name at least one block")
+        if self.layers is not None and not self.layers:
+            raise ValueError("layers must name at least one block")
         try:
             torch.device(self.device)
         except RuntimeError:

@@ -61,6 +61,8 @@ class Preprocessing:
         self, frames: Frames, device: torch.device | str = "cpu"
     ) -> Float[Tensor, "batch time 3 size size"]:
         """Pixel values of frames of any size."""
+        if isinstance(frames, np.ndarray):
+            frames = np.require(frames, requirements="W")  # torch warns of arrays that it may not write
         tensor = torch.as_tensor(frames, device=device)
         if tensor.ndim != 5 or tensor.shape[-1] != 3 or tensor.dtype != torch.uint8:
             raise ValueError(

@@ -64,7 +64,7 @@ class EncoderCard:
         return replace(
             self,
             preprocessing=self.preprocessing.resized(options.image_size, options.crop_fraction),
-            layers=self.layers if options.layers is None else options.layers,
+            layers=self.layers if options.layers is None else tuple(options.layers),
             dtype=options.dtype,
         )
 
