@@ -106,7 +106,7 @@ class WindowBatches(IterableDataset[dict[str, Tensor]]):
     def _actions(self, windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Actions (batch, step, ...), and the steps in which an action is missing."""
         rows = self._windows.action_rows(windows) if self._action_block else self._windows.rows(windows)
-        nobody = self._windows.no_action(windows, block=self._action_block)
+        nobody: np.ndarray = self._windows.no_action(windows, block=self._action_block)
         read = self._store.read("action", rows.reshape(-1))
         actions = read.reshape(*rows.shape, *read.shape[1:])
         if actions.dtype.kind == "f":
@@ -115,9 +115,8 @@ class WindowBatches(IterableDataset[dict[str, Tensor]]):
         actions[nobody] = 0
         if self._action_block:
             batch, steps, stride = rows.shape
-            return actions.reshape(batch, steps, stride * int(np.prod(actions.shape[3:]))), nobody.any(
-                axis=-1
-            )
+            flat = actions.reshape(batch, steps, stride * int(np.prod(actions.shape[3:])))
+            return flat, np.asarray(nobody.any(axis=-1))
         return actions, nobody
 
     def _rows(self) -> Iterator[np.ndarray]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -119,11 +120,14 @@ torch.distributed.destroy_process_group()
 
 def test_two_processes_share_the_windows(tmp_path: Path) -> None:
     root = numbered_store(tmp_path / "data")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
     processes = []
     for rank in (0, 1):
         rendezvous = {
             "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": "29511",
+            "MASTER_PORT": port,
             "WORLD_SIZE": "2",
             "RANK": str(rank),
         }

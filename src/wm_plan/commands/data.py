@@ -31,8 +31,19 @@ def _add_columns(parser: argparse.ArgumentParser) -> None:
 
 def _add_destination(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--to", metavar="FORMAT", help=f"format to write: {_FORMATS} (default native)")
+    parser.add_argument("--lossless", action="store_true", help="lerobot: PNG images instead of video")
+    parser.add_argument("--task", metavar="TEXT", help="lerobot: what the robot does (default: the source's)")
     parser.add_argument("--resume", action="store_true", help="go on with what was stopped")
     parser.add_argument("--overwrite", action="store_true", help="replace the dataset at DST")
+
+
+def _options(flags: argparse.Namespace) -> dict[str, Any]:
+    """What is the chosen format's own; the other formats are always lossless."""
+    if (flags.to or "native") == "lerobot":
+        return {"images": flags.lossless, "task": flags.task}
+    if flags.task:
+        raise UserInputError(f"--task goes with --to lerobot, not {flags.to or 'native'}.")
+    return {}
 
 
 def _open(path: Path) -> Source:
@@ -164,6 +175,7 @@ def _convert(job: Job) -> int:
             episodes=episodes,
             resume=flags.resume,
             overwrite=flags.overwrite,
+            options=_options(flags),
             progress=bar.update,
         )
     return _report(job, {"": flags.destination})
@@ -196,6 +208,7 @@ def _merge(job: Job) -> int:
             flags.to or "native",
             resume=flags.resume,
             overwrite=flags.overwrite,
+            options=_options(flags),
             progress=bar.update,
         )
     return _report(job, {"": flags.destination})
@@ -243,6 +256,7 @@ def _split(job: Job) -> int:
                 episodes=episodes,
                 resume=flags.resume,
                 overwrite=flags.overwrite,
+                options=_options(flags),
                 progress=bar.update,
             )
     return _report(job, folders)

@@ -7,16 +7,15 @@ if TYPE_CHECKING:
     from .alignment import Alignment, AlignmentMeter
     from .converting import convert
     from .inspecting import inspect
+    from .joining import JoinedSources
     from .preview import contact_sheet, write_clip
     from .validating import Finding, validate
-    from .views import ChosenEpisodes, JoinedSources
 
 _HOMES = {
     "Alignment": "alignment",
     "AlignmentMeter": "alignment",
-    "ChosenEpisodes": "views",
     "Finding": "validating",
-    "JoinedSources": "views",
+    "JoinedSources": "joining",
     "contact_sheet": "preview",
     "convert": "converting",
     "inspect": "inspecting",
@@ -27,7 +26,6 @@ _HOMES = {
 __all__ = [
     "Alignment",
     "AlignmentMeter",
-    "ChosenEpisodes",
     "Finding",
     "JoinedSources",
     "contact_sheet",

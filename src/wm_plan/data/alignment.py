@@ -6,8 +6,9 @@ would smear the correlation over many lags and make any test of it worthless; so
 what its own past does not tell (the residuals of an autoregression), as is usual for cross-correlations
 (Haugh, "Checking the independence of two covariance-stationary time series", JASA 71, 1976). What remains
 begins sharply at the lag at which actions start to show: at lag 0 in sound data, whatever inertia follows,
-since no frame shows an action of its future. A policy that looks at the frames does not change that, as long
-as it explores at all.
+since no frame shows an action of its future. A policy that looks at the frames does not change that as long
+as it explores; one that hardly does makes the answer uncertain, and then nothing is said, rather than a lag
+that is none.
 
 Standard errors are the larger of the white-noise one (1 / sqrt(n)) and a jackknife over episodes.
 """

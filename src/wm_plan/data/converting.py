@@ -11,7 +11,7 @@ import numpy as np
 
 from wm_plan.suggestion import did_you_mean
 
-from .views import JoinedSources
+from .joining import JoinedSources
 
 if TYPE_CHECKING:
     from wm_plan.world_model.formats import Source

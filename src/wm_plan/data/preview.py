@@ -54,12 +54,12 @@ def contact_sheet(source: Source, episodes: Sequence[int], path: Path, num_frame
         length = int(source.lengths[episode])
         rows = np.unique(np.linspace(0, length - 1, num_frames).round().astype(int)).tolist()
         for camera in cameras:
+            text = f"episode {episode}   {camera}   rows {', '.join(map(str, rows))}"
+            draw.text((_GAP, top + 2), text, fill=INK, font=font)
             for place, row in enumerate(rows):
                 frame = _rgb(source.read(episode, [camera], row, row + 1)[camera][0])
                 left = _GAP + place * (_TILE + _GAP)
                 page.paste(_tile(frame), (left, top + _CAPTION))
-                text = f"episode {episode}  {camera}  row {row}" if place == 0 else str(row)
-                draw.text((left, top + 2), text, fill=INK, font=font)
             top += _TILE + _CAPTION + _GAP
     page.save(path)
 

@@ -132,13 +132,17 @@ class _Validation:
         self.findings.append(Finding(kind, message, *place))
 
     def _check_columns(self) -> None:
-        for role, wanted in (
-            ("pixels", "frames, (H, W, 3) uint8"),
-            ("action", "actions, a vector of numbers"),
+        columns = self.source.columns
+        for role, wanted, kinds in (
+            ("pixels", "frames, (H, W, 3) uint8", ("image",)),
+            ("action", "actions, a vector of numbers", ("vector", "scalar")),
         ):
             if role not in self.roles:
-                there = ", ".join(f"{n} {c.dtype} {c.shape}" for n, c in self.source.columns.items())
+                there = ", ".join(f"{name} {column.dtype} {column.shape}" for name, column in columns.items())
                 self._found("missing-column", f"no column holds {wanted}; there are {there}")
+            elif columns[name := self.roles[role]].kind not in kinds:
+                said = f"{name} holds {columns[name].dtype} {columns[name].shape}, not {wanted}"
+                self._found("missing-column", said, None, None, name)
 
     def _check_files(self) -> None:
         """Compare a native store's files with their checksums."""

@@ -1,4 +1,4 @@
-"""Sources made of other sources: some of the episodes of one, or all episodes of several."""
+"""Several sources read as one: all their episodes, in the columns that they share."""
 
 from __future__ import annotations
 
@@ -13,40 +13,6 @@ if TYPE_CHECKING:
     from wm_plan.world_model.formats import Column, Source
 
 _SAME = ("env", "frame_skip", "control_timestep")
-
-
-class ChosenEpisodes:
-    """Some episodes of a source, in the order given; a `Source` itself.
-
-    Raises:
-        ValueError: none is chosen, one is chosen twice, or the source has no such episode.
-    """
-
-    def __init__(self, source: Source, episodes: Sequence[int] | Int[np.ndarray, " chosen"]) -> None:
-        """Check the numbers."""
-        chosen = np.asarray(episodes, np.int64)
-        if not len(chosen):
-            raise ValueError(f"no episode of {source.path} is chosen")
-        if chosen.min() < 0 or chosen.max() >= len(source.lengths):
-            wrong = chosen.min() if chosen.min() < 0 else chosen.max()
-            raise ValueError(f"no episode {wrong} in {source.path}; it has 0 to {len(source.lengths) - 1}")
-        if len(np.unique(chosen)) < len(chosen):
-            raise ValueError("an episode is chosen twice")
-        self._source, self._episodes = source, chosen
-        self.path, self.format, self.fps = source.path, source.format, source.fps
-        self.columns: Mapping[str, Column] = source.columns
-        self.lengths: Int[np.ndarray, " episode"] = np.asarray(source.lengths)[chosen]
-        self.info: Mapping[str, Any] = source.info
-
-    def read(
-        self, episode: int, columns: Sequence[str], start: int = 0, stop: int | None = None
-    ) -> dict[str, np.ndarray]:
-        """Rows `start` to `stop` of one of the chosen episodes."""
-        return self._source.read(int(self._episodes[episode]), columns, start, stop)
-
-    def close(self) -> None:
-        """Close the source."""
-        self._source.close()
 
 
 class JoinedSources:
