@@ -30,8 +30,13 @@ def recognise(path: Path) -> str | None:
     return None
 
 
-def open_source(path: str | Path) -> Source:
+def open_source(path: str | Path, *, convention: str | None = None) -> Source:
     """Open logged trajectories in whatever known format they are.
+
+    Args:
+        path: the file or folder.
+        convention: what a row is in an HDF5 file of stable-worldmodel's schema, which cannot always be
+            found out; see `BareFileSource`.
 
     Raises:
         ValueError: nothing is at `path`, it is in no known format, it is damaged, or its format needs a
@@ -45,4 +50,9 @@ def open_source(path: str | Path) -> Source:
         looks = "; ".join(f"{name}: {look}" for name, (_, _, look) in FORMATS.items())
         raise ValueError(f"{path} is in no known format of logged trajectories. Known are {looks}")
     module, reader, _ = FORMATS[name]
-    return getattr(import_module(f".{module}", __package__), reader)(path)
+    opened = getattr(import_module(f".{module}", __package__), reader)
+    if convention is None:
+        return opened(path)
+    if name != "stable-worldmodel":
+        raise ValueError(f"{path} is {name}, which has one row convention; leave {convention!r} away")
+    return opened(path, convention)

@@ -88,11 +88,13 @@ def test_a_file_without_the_reset_loses_its_wrong_last_action(
 
 def test_the_row_convention_can_be_said(tmp_path: Path) -> None:
     path = bare_file(tmp_path / "pusht.h5", "missing-reset", step_idx=False)
-    source = BareFileSource(path, "plain")
+    source = open_source(path, convention="plain")
     assert source.info["convention_from"] == "the option"
     np.testing.assert_array_equal(source.read(0, ["action"])["action"][-1], logged(0)[1][0])
     with pytest.raises(ValueError, match="unknown row convention 'odd'; known are final-observation"):
         BareFileSource(path, "odd")
+    with pytest.raises(ValueError, match="is native, which has one row convention; leave 'plain' away"):
+        open_source(write_store(tmp_path / "store"), convention="plain")
 
 
 def test_a_file_compressed_with_blosc_is_read_in_other_processes_too(tmp_path: Path) -> None:
