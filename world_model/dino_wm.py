@@ -98,16 +98,21 @@ class DinoWMPredictor(TokenPredictor):
         if codes is not None:
             tiled.insert(0, codes)
         places = tokens.shape[2]
-        parts = [tokens, *(part.unsqueeze(2).expand(-1, -1, places, -1) for part in tiled)]
+        parts = [self.standardise(tokens), *(part.unsqueeze(2).expand(-1, -1, places, -1) for part in tiled)]
         return torch.cat(parts, dim=-1) + self.positions[first_step : first_step + tokens.shape[1]]
 
     def next_tokens(self, hidden: Steps, tokens: Tokens) -> Tokens:
         """The part of the output that stands where tokens do."""
-        return self.norm(hidden)[..., : self.token_dim]
+        standard = self.norm(hidden)[..., : self.token_dim]
+        return standard / self.token_scale + self.token_offset
 
     def next_codes(self, hidden: Steps, actions: Actions, codes: States) -> States:
         """The part of the output that stands where proprio does."""
         return self.norm(hidden)[..., self.token_dim : self.carried].mean(dim=2)
+
+    def token_loss(self, imagined: Tokens, true: Tokens) -> Float[Tensor, ""]:
+        """Mean squared error."""
+        return (imagined - true).square().mean()
 
     def code_loss(self, codes: States, states: States) -> Float[Tensor, ""]:
         """Mean squared error of embeddings; the true ones are not trained by it."""

@@ -180,17 +180,11 @@ class TokenWorldModel(nn.Module):
         per_candidate = self.predictor.cache_numbers_per_step() * horizon * element
         return max(1, self.cache_bytes // (rows * per_candidate))
 
-    def distance(
-        self, latent: Float[Tensor, "batch token dim"], goal: Float[Tensor, "batch token dim"]
-    ) -> Float[Tensor, " batch"]:
-        """Mean absolute difference, as in the planning of V-JEPA 2-AC."""
-        return (latent - goal).abs().mean(dim=(1, 2))
-
     def reached(
         self, latent: Float[Tensor, "batch token dim"], goal: Float[Tensor, "batch token dim"]
     ) -> Bool[Tensor, " batch"]:
         """Whether latents are as near to the goal's as held-out pairs inside the task's tolerance are."""
-        return self.distance(latent, goal) <= self.metadata.reach_threshold
+        return (latent - goal).square().sum(dim=(1, 2)) <= self.metadata.reach_threshold
 
     def unfamiliarity(self, frames: Frames) -> Float[Tensor, " batch"]:
         """How unlike the training data each frame of (B, 1, H, W, 3) looks; above 1, unlike any of it.

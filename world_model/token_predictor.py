@@ -38,6 +38,8 @@ class TokenPredictor(nn.Module, ABC):
     action_scale: Tensor
     state_offset: Tensor
     state_scale: Tensor
+    token_offset: Tensor
+    token_scale: Tensor
     grid_size: int
     token_dim: int
     state_dim: int
@@ -51,17 +53,33 @@ class TokenPredictor(nn.Module, ABC):
         self.register_buffer("action_scale", torch.ones(action_dim))
         self.register_buffer("state_offset", torch.zeros(state_dim))
         self.register_buffer("state_scale", torch.ones(state_dim))
+        self.register_buffer("token_offset", torch.zeros(self.grid_size**2, self.token_dim))
+        self.register_buffer("token_scale", torch.ones(self.token_dim))
 
     @torch.no_grad()
     def fit_normalisers(
-        self, actions: Float[Tensor, "row action"], states: Float[Tensor, "row state"] | None = None
+        self,
+        tokens: Float[Tensor, "sample token dim"],
+        actions: Float[Tensor, "row action"],
+        states: Float[Tensor, "row state"] | None = None,
     ) -> None:
-        """Take mean and std of training rows; numbers that never change are only shifted."""
+        """Take mean and std of training rows; numbers that never change are only shifted.
+
+        The network sees tokens as deviations from the mean at their place: what never changes, such as the
+        background, is gone before anything is learned.
+        """
+        self.token_offset.copy_(tokens.mean(dim=0))
+        usual = (tokens - self.token_offset).square().mean(dim=(0, 1)).sqrt()
+        self.token_scale.copy_(1 / usual.clamp(min=1e-3))
         for name, rows in (("action", actions), ("state", states)):
             if rows is not None:
                 std = rows.std(dim=0)
                 getattr(self, f"{name}_offset").copy_(rows.mean(dim=0))
                 getattr(self, f"{name}_scale").copy_(torch.where(std > 1e-6, 1 / std, torch.ones_like(std)))
+
+    def standardise(self, tokens: Tokens) -> Tokens:
+        """Tokens as the network sees them."""
+        return (tokens - self.token_offset) * self.token_scale
 
     def normalise_actions(self, actions: Actions) -> Actions:
         """Actions as the network sees them."""
@@ -90,6 +108,10 @@ class TokenPredictor(nn.Module, ABC):
     @abstractmethod
     def code_loss(self, codes: States, states: States) -> Float[Tensor, ""]:
         """How far imagined codes are from those of the true proprio; 0 where they need no training."""
+
+    @abstractmethod
+    def token_loss(self, imagined: Tokens, true: Tokens) -> Float[Tensor, ""]:
+        """How far imagined tokens are from true ones."""
 
     def cache_numbers_per_step(self) -> int:
         """Numbers that a `FrameCache` keeps of one step of one sequence."""

@@ -140,12 +140,12 @@ class VJEPA2ACPredictor(TokenPredictor):
         parts = [self.action_encoder(self.normalise_actions(actions)).unsqueeze(2)]
         if codes is not None:
             parts.append(self.state_encoder(self.normalise_states(codes)).unsqueeze(2))
-        return torch.cat([*parts, self.predictor_embed(tokens)], dim=2)
+        return torch.cat([*parts, self.predictor_embed(self.standardise(tokens))], dim=2)
 
     def next_tokens(self, hidden: Steps, tokens: Tokens) -> Tokens:
         """Tokens of the frames that follow, before the layer norm."""
         change = self.predictor_proj(self.predictor_norm(hidden[:, :, self.num_conditions :]))
-        return tokens + change if self.config.residual else change
+        return tokens + change / self.token_scale if self.config.residual else change
 
     def feed_on(self, tokens: Tokens) -> Tokens:
         """Layer-normed tokens: so are the targets."""
@@ -161,6 +161,10 @@ class VJEPA2ACPredictor(TokenPredictor):
             case _:
                 change = self.state_head(self.predictor_norm(hidden[:, :, self.num_conditions - 1]))
                 return codes + change / self.state_scale
+
+    def token_loss(self, imagined: Tokens, true: Tokens) -> Float[Tensor, ""]:
+        """Mean absolute error."""
+        return (imagined - true).abs().mean()
 
     def code_loss(self, codes: States, states: States) -> Float[Tensor, ""]:
         """Mean absolute error in standard deviations of the log; 0 unless poses are learned."""
