@@ -51,7 +51,7 @@ def parse_policies(text: str) -> list[PolicySpec]:
     Raises:
         ValueError: an unknown policy or option, or a weight that is no positive number.
     """
-    specs = [_parse_one(part) for part in re.split(r"\+(?=[A-Za-z_0-9]+(?:[:*+]|$))", text.strip())]
+    specs = [_parse_one(part) for part in re.split(r"\s*\+\s*(?=[A-Za-z_0-9]+(?:[:*+]|$))", text.strip())]
     if len({spec.text for spec in specs}) < len(specs):
         raise ValueError(f"a policy is named twice in {text!r}; give it one weight")
     return specs

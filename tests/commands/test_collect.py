@@ -14,6 +14,7 @@ import pytest
 from wm_plan.collecting import CollectConfig, collect, episode_seed, make_recipe, roll_out
 from wm_plan.commands.collect import main
 from wm_plan.envs import make
+from wm_plan.envs.physics import Physics
 from wm_plan.world_model.store import TrajectoryStore
 
 SCRIPT = "import sys; from wm_plan.commands.collect import main; sys.exit(main())"
@@ -131,6 +132,61 @@ def test_a_killed_collection_resumes_to_the_same_files(tmp_path: Path) -> None:
     assert files_of(root) == files_of(tmp_path / "whole")
 
 
+def test_shards_one_of_them_killed_are_together_the_files_of_one_run(tmp_path: Path) -> None:
+    root, count = tmp_path / "parts", 40
+    argv = [*SMALL, "--episodes", count, "--out", root, "--policy", "random:held+waypoints"]
+    process = start(*argv, "--shard", "1/2", "--workers", 1)
+    wait_for_episodes(process, root, 2)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    settings = {"num_episodes": count, "policy": "random:held+waypoints", "episodes_per_shard": 250}
+    config = make_config(**settings)
+    second = collect(config, root, num_workers=1, shard=(2, 2))
+    assert (second.finished, second.stopped, second.complete) == (20, False, False)
+    first = collect(config, root, num_workers=1, shard=(1, 2))
+    assert (first.finished, first.complete) == (20, True)
+    assert first.num_frames < 20 * 4
+    collect(config, tmp_path / "whole", num_workers=1)
+    assert files_of(root) == files_of(tmp_path / "whole")
+
+
+def test_what_each_episode_drew_is_stored_with_it(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    root = tmp_path / "data"
+    argv = [*SMALL, "--episodes", "3", "--workers", "1", "--out", str(root)]
+    assert main([*argv, "--factors", "light,mass=.5:2", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["complete"]
+    store = TrajectoryStore(root)
+    masses = store.read("factor_mass").reshape(3, 4)
+    assert (masses == masses[:, :1]).all()
+    assert len(np.unique(masses)) == 3
+    assert store.columns["factor_light_rgb"].shape == (3,)
+    assert store.setting("factors")["physics"]["mass"] == [0.5, 2.0]
+    env = make("reacher", image_size=32)
+    for episode in range(3):  # a state and an action give the next state under the stored mass, and no other
+        row = store.episode_rows(episode).start
+        state, after = store.read("state")[row : row + 2]
+        errors = []
+        for mass in (masses[episode, 0], 1.0):
+            env.set_physics(Physics(mass=float(mass)))
+            env.set_state(state)
+            env.advance(store.read("action")[row], env.frame_skip)
+            errors.append(np.abs(env.get_state() - after).max())
+        assert errors[0] < 1e-12
+        assert errors[1] > 1e-3
+    env.close()
+
+
+def test_any_env_is_collected_with_its_own_camera_and_frame_skip(tmp_path: Path) -> None:
+    config = make_config(
+        env="InvertedPendulum-v5", num_episodes=1, frame_skip=3, msaa=0, factors="mass,light"
+    )
+    collect(config, tmp_path / "data", num_workers=1)
+    store = TrajectoryStore(tmp_path / "data")
+    assert (store.setting("frame_skip"), store.setting("camera")) == (3, "free")
+    assert store.setting("look")["samples"] == 0
+    assert store.columns["pixels"].shape == (32, 32, 3)
+
+
 @pytest.mark.parametrize(
     "argv, message",
     [
@@ -140,6 +196,12 @@ def test_a_killed_collection_resumes_to_the_same_files(tmp_path: Path) -> None:
         (["--env", "reacher", "--image-size", "7"], "image_size must be"),
         (["--env", "reacher", "--episodes", "0"], "at least 1"),
         (["--env", "reacher", "--resume"], "--out DIR"),
+        (["--env", "reacher", "--factors", "lihgt"], "Did you mean 'light'"),
+        (["--env", "Pendulum-v1", "--factors", "mass"], "mass cannot be varied"),
+        (["--env", "reacher", "--shard", "3/2", "--out", "x"], "a shard is I/N"),
+        (["--env", "reacher", "--shard", "1/2"], "--shard needs --out DIR"),
+        (["--env", "reacher", "--shard", "1/2", "--out", "x", "--overwrite"], "does not overwrite"),
+        (["--env", "reacher", "--policy", "random*.5+wayponts"], "Did you mean 'waypoints'"),
     ],
 )
 def test_wrong_input_is_one_line(
@@ -179,4 +241,5 @@ def test_the_list_names_tasks_and_policies(capsys: pytest.CaptureFixture) -> Non
     assert main(["--list", "--json"]) == 0
     names = json.loads(capsys.readouterr().out)
     assert "reacher" in names["envs"]
-    assert "random" in names["policies"]
+    assert {"random", "random:held", "planner", "replay:SRC"} <= set(names["policies"])
+    assert {"light", "mass", "camera_zoom"} <= set(names["factors"])
