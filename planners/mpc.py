@@ -106,6 +106,7 @@ class MPC:
         self.replanned = False
         self._seed: int | Sequence[int] = seed
         self._goal: Tensor | None = None
+        self.views: tuple[str, ...] = tuple(getattr(model, "views", ("pixels",)))
         self._tells_past = bool(getattr(model, "uses_past", False))
         self._last_action = torch.empty(0)
         self._last_action = torch.empty(0)
@@ -133,18 +134,22 @@ class MPC:
             raise ValueError(f"mask has shape {tuple(rows.shape)}; give ({self._batch_size},)")
         self._restart(rows.nonzero().squeeze(1))
 
-    def set_goal(self, image: npt.ArrayLike, mask: npt.ArrayLike | None = None) -> None:
+    def set_goal(
+        self, image: npt.ArrayLike | Mapping[str, npt.ArrayLike], mask: npt.ArrayLike | None = None
+    ) -> None:
         """Set the goal, at any time; it counts from the next model step on, when plans are made anew.
 
         Args:
-            image: (H, W, 3) uint8 for all rows, or (B, H, W, 3), one a row.
+            image: (H, W, 3) uint8 for all rows, or (B, H, W, 3), one a row; of the model's first view, or
+                of any of its views by name.
             mask: (B,) bool, rows whose goal changes; all of them when None.
 
         Raises:
             ValueError: not an image of that shape.
         """
-        frames = _as_frames(image, "The goal image")
-        self.set_goal_latent(self._encode(frames.unsqueeze(1)), mask)
+        given = image if isinstance(image, Mapping) else {self.views[0]: image}
+        frames = {name: _as_frames(view, "The goal image").unsqueeze(1) for name, view in given.items()}
+        self.set_goal_latent(self._encode(frames), mask)
 
     def set_goal_latent(self, latent: Tensor, mask: npt.ArrayLike | None = None) -> None:
         """Set the goal by its latent (1 or B, 1, ...); otherwise as `set_goal`."""
@@ -201,7 +206,7 @@ class MPC:
         self._last_action = torch.where(chosen.unsqueeze(1), actions, self._last_action)
         self._advance(chosen)
         result = actions.numpy().astype(np.float32)
-        return result[0] if np.ndim(observation["pixels"]) == 3 else result
+        return result[0] if np.ndim(observation[self.views[0]]) == 3 else result
 
     # For loops that keep the time themselves, such as `RealTimeMPC`; `act` needs neither
 
@@ -250,20 +255,25 @@ class MPC:
 
     # Parts of the loop
 
-    def _read(self, observation: Mapping[str, Any]) -> tuple[Tensor, Tensor | None]:
-        """Frames (B, H, W, 3) and proprio (B, P) of an observation that fits the episode."""
+    def _read(self, observation: Mapping[str, Any]) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Frames (B, H, W, 3) of each view and proprio (B, P) of an observation that fits the episode."""
         if self._goal is None:
             raise ValueError("No goal is set; call set_goal(image) before act")
-        frames = _as_frames(observation["pixels"], "pixels")
+        missing = [name for name in self.views if name not in observation]
+        if missing:
+            raise ValueError(f"the model sees {missing[0]!r}, which is not among {', '.join(observation)}")
+        frames = {name: _as_frames(observation[name], name) for name in self.views}
         proprio = observation.get("proprio")
+        num_rows = len(frames[self.views[0]])
         if proprio is not None:
-            proprio = torch.as_tensor(np.asarray(proprio)).reshape(len(frames), -1)
+            proprio = torch.as_tensor(np.asarray(proprio)).reshape(num_rows, -1)
         if self._batch_size == 0:
-            self._start(len(frames))
-        elif len(frames) != self._batch_size:
-            raise ValueError(
-                f"pixels have {len(frames)} rows, the episode has {self._batch_size}; call reset() first"
-            )
+            self._start(num_rows)
+        for name, view in frames.items():
+            if len(view) != self._batch_size:
+                raise ValueError(
+                    f"{name} have {len(view)} rows, the episode has {self._batch_size}; call reset() first"
+                )
         return frames, proprio
 
     def _start(self, batch_size: int) -> None:
@@ -299,16 +309,18 @@ class MPC:
                 f"{len(self._goal)} goal images do not fit a batch of {batch_size}; give one, or one a row"
             )
 
-    def _encode(self, frames: Tensor, proprio: Tensor | None = None) -> Tensor:
+    def _encode(self, views: Mapping[str, Tensor], proprio: Tensor | None = None) -> Tensor:
+        frames = views if len(self.views) > 1 else views[self.views[0]]
         # no_grad, not inference_mode: a gradient planner differentiates through rollouts from these latents.
         with torch.no_grad():
             return self.model.encode(frames) if proprio is None else self.model.encode(frames, proprio)
 
-    def _observe(self, rows: Tensor, frames: Tensor, proprio: Tensor | None) -> None:
+    def _observe(self, rows: Tensor, frames: Mapping[str, Tensor], proprio: Tensor | None) -> None:
         """Encode the newest frames of some rows, once, and append them to their histories."""
         start = time.perf_counter()
         latents = self._encode(
-            frames[rows].unsqueeze(1), None if proprio is None else proprio[rows].unsqueeze(1)
+            {name: view[rows].unsqueeze(1) for name, view in frames.items()},
+            None if proprio is None else proprio[rows].unsqueeze(1),
         )
         if self._context.numel() == 0:
             self._context = latents.new_zeros(self._batch_size, self.history, *latents.shape[2:])

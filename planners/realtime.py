@@ -154,8 +154,8 @@ class RealTimeMPC:
         now = self._clock() if timestamp is None else timestamp
         if self._origin is None:
             self._origin = now
-            self._single = np.ndim(observation["pixels"]) == 3
-            self._batch_size = 1 if self._single else len(observation["pixels"])
+            self._single = np.ndim(observation[self.controller.views[0]]) == 3
+            self._batch_size = 1 if self._single else len(observation[self.controller.views[0]])
         step = self._env_step(now) // self.controller.frame_skip
         if step >= self._next_step:
             self.counters.missed += step - self._next_step

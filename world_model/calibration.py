@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from .compact import CompactWorldModel
+from .compact import CompactWorldModel, frame_signature
+from .moments import Moments
 from .store import TrajectoryStore
 
 OPEN_LOOP_STEPS = 10
@@ -104,3 +105,37 @@ def calibrate(
 
 def _next_to_each_other(states: np.ndarray, goals: np.ndarray) -> np.ndarray:
     return (states[:, 0] == goals[:, 0]) & (np.abs(states[:, 1] - goals[:, 1]) <= 1)
+
+
+@torch.no_grad()
+def fit_familiarity(
+    model: CompactWorldModel,
+    moments: Moments,
+    plain_rows: Int[np.ndarray, " plain"],
+    varied: Moments | None,
+    varied_rows: Int[np.ndarray, " chosen"],
+    seed: int,
+) -> None:
+    """Keep signatures of training frames that the model reads rightly, and how far others of them may be.
+
+    Plain frames count, and those in other looks whose latent is the plain frame's, to within what counts
+    as reached: a look that was logged and never learned is no familiar one.
+    """
+    rng = np.random.default_rng([seed, 4])
+    size = len(model.familiar_signatures)
+    chosen = np.sort(rng.permutation(plain_rows)[:size])
+    width = model.encoder.width
+    kinds = [moments[chosen][0][..., :width]]
+    if varied is not None and len(varied_rows):
+        chosen = np.sort(rng.permutation(varied_rows)[: 4 * size])
+        plain, other = moments[chosen], varied[chosen]
+        error = (model.head(*plain) - model.head(*other)).square().sum(-1)
+        read_rightly = other[0][error <= model.metadata.reach_threshold][:size, :, :width]
+        kinds += [read_rightly] if len(read_rightly) else []
+    mixed = torch.cat([frame_signature(kind) for kind in kinds])
+    mixed = mixed[torch.from_numpy(rng.permutation(len(mixed)))]
+    bank, others = mixed[: (len(mixed) + 1) // 2], mixed[(len(mixed) + 1) // 2 :]
+    repeats = -(-size // len(bank))
+    model.familiar_signatures.copy_(bank.repeat(repeats, 1)[:size])
+    if len(others):
+        model.metadata.familiarity_threshold = float(model.signature_distance(others).quantile(0.995))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,21 +54,27 @@ class CompactConfig:
 
 
 class StateHead(nn.Module):
-    """Frozen tokens of a frame in, its latent out.
+    """Frozen tokens of a moment in, its latent out.
 
-    Tokens are standardised by the statistics of their place in the training data, so that what never changes
-    (the background, the position code) is gone before anything is learned.
+    Tokens of several cameras lie side by side in the last axis; proprio is taken beside them. Both are
+    standardised by their statistics in the training data (tokens place by place, so that what never changes,
+    the background and the position code, is gone before anything is learned). What is NaN is not known, such
+    as the proprio of a goal image, and counts as usual.
     """
 
     token_mean: Tensor
     token_scale: Tensor
+    proprio_mean: Tensor
+    proprio_scale: Tensor
     latent_mean: Tensor
     latent_scale: Tensor
 
-    def __init__(self, grid_size: int, token_width: int, config: CompactConfig) -> None:
-        """Build for `grid_size ** 2` tokens of `token_width`."""
+    def __init__(self, grid_size: int, token_width: int, config: CompactConfig, proprio_dim: int = 0) -> None:
+        """Build for `grid_size ** 2` tokens of `token_width` and `proprio_dim` further numbers."""
         super().__init__()
         self.grid_size = grid_size
+        self.register_buffer("proprio_mean", torch.zeros(proprio_dim))
+        self.register_buffer("proprio_scale", torch.ones(proprio_dim))
         self.register_buffer("token_mean", torch.zeros(grid_size**2, token_width))
         self.register_buffer("token_scale", torch.ones(token_width))
         self.register_buffer("latent_mean", torch.zeros(config.latent_dim))
@@ -76,7 +83,7 @@ class StateHead(nn.Module):
         self.reduce = nn.Linear(token_width, dim)
         self.mix = nn.Conv2d(dim, dim, 3, padding=1)
         self.body = nn.Sequential(
-            nn.Linear(grid_size**2 * dim, width),
+            nn.Linear(grid_size**2 * dim + 2 * proprio_dim, width),
             nn.GELU(),
             nn.LayerNorm(width),
             nn.Linear(width, width),
@@ -86,8 +93,15 @@ class StateHead(nn.Module):
         )
 
     @torch.no_grad()
-    def fit_normaliser(self, tokens: Float[Tensor, "sample token dim"]) -> None:
-        """Take the statistics of `tokens`, from training episodes only."""
+    def fit_normaliser(
+        self,
+        tokens: Float[Tensor, "sample token dim"],
+        proprio: Float[Tensor, "sample proprio"] | None = None,
+    ) -> None:
+        """Take the statistics of `tokens` and `proprio`, from training episodes only."""
+        if proprio is not None:
+            self.proprio_mean.copy_(proprio.mean(dim=0))
+            self.proprio_scale.copy_(1 / proprio.std(dim=0).clamp(min=1e-6))
         self.token_mean.copy_(tokens.float().mean(dim=0))
         deviations = tokens.float() - self.token_mean
         usual = deviations.square().mean(dim=(0, 1)).sqrt()
@@ -103,14 +117,29 @@ class StateHead(nn.Module):
         """Tokens as deviations from what is usual at their place."""
         return (tokens.float() - self.token_mean) * self.token_scale
 
-    def forward(self, tokens: Float[Tensor, "*batch token dim"]) -> Float[Tensor, "*batch latent"]:
-        """Latents of frames."""
+    def forward(
+        self,
+        tokens: Float[Tensor, "*batch token dim"],
+        proprio: Float[Tensor, "*batch proprio"] | None = None,
+    ) -> Float[Tensor, "*batch latent"]:
+        """Latents of moments."""
         flat = tokens.reshape(-1, *tokens.shape[-2:])
-        reduced = F.gelu(self.reduce(self.standardise(flat)))
+        reduced = F.gelu(self.reduce(self.standardise(flat).nan_to_num(nan=0.0)))
         grid = reduced.transpose(1, 2).unflatten(2, (self.grid_size, self.grid_size))
-        mixed = F.gelu(self.mix(grid)) + grid
-        latents = (self.body(mixed.flatten(1)) - self.latent_mean) * self.latent_scale
+        seen = (F.gelu(self.mix(grid)) + grid).flatten(1)
+        if len(self.proprio_mean):
+            seen = torch.cat([seen, self._felt(proprio, seen)], dim=1)
+        latents = (self.body(seen) - self.latent_mean) * self.latent_scale
         return latents.reshape(*tokens.shape[:-2], -1)
+
+    def _felt(
+        self, proprio: Float[Tensor, "*batch proprio"] | None, seen: Float[Tensor, "sample dim"]
+    ) -> Float[Tensor, "sample two_proprio"]:
+        """Standardised proprio, and which of its numbers are known."""
+        if proprio is None:
+            return seen.new_zeros(len(seen), 2 * len(self.proprio_mean))
+        standard = (proprio.reshape(len(seen), -1).to(seen) - self.proprio_mean) * self.proprio_scale
+        return torch.cat([standard.nan_to_num(nan=0.0), (~standard.isnan()).to(seen)], dim=1)
 
 
 def frame_signature(tokens: Float[Tensor, "batch token dim"]) -> Float[Tensor, "batch two_dim"]:
@@ -198,6 +227,8 @@ class ModelMetadata:
         control_timestep: seconds an env step.
         image_size: height and width of the logged frames [px].
         camera: its name.
+        views: image columns that the model sees, as observations name them; the first is the goal's.
+        proprio_dim: numbers of proprio that the model takes; 0 for none.
         action_low: least action, env units.
         action_high: largest action, env units.
         reach_threshold: largest squared latent distance that counts as reached.
@@ -220,6 +251,8 @@ class ModelMetadata:
     familiarity_threshold: float = 0.0
     open_loop_error: list[float] = field(default_factory=list)
     training: dict[str, Any] = field(default_factory=dict)
+    views: list[str] = field(default_factory=lambda: ["pixels"])
+    proprio_dim: int = 0
 
 
 class CompactWorldModel(nn.Module):
@@ -240,7 +273,8 @@ class CompactWorldModel(nn.Module):
         self.config = config
         self.metadata = metadata
         action_dim = len(metadata.action_low)
-        self.head = StateHead(encoder.grid_size, encoder.width, config)
+        width = len(metadata.views) * encoder.width
+        self.head = StateHead(encoder.grid_size, width, config, metadata.proprio_dim)
         self.predictor = CompactPredictor(config, action_dim)
         self.distance = DistanceHead(config)
         low, high = torch.tensor(metadata.action_low), torch.tensor(metadata.action_high)
@@ -270,6 +304,11 @@ class CompactWorldModel(nn.Module):
         return self.metadata.image_size
 
     @property
+    def views(self) -> tuple[str, ...]:
+        """Image columns of an observation that the model sees."""
+        return tuple(self.metadata.views)
+
+    @property
     def action_low(self) -> Float[np.ndarray, " action"]:
         """Least action, env units."""
         return np.asarray(self.metadata.action_low, np.float32)
@@ -289,14 +328,36 @@ class CompactWorldModel(nn.Module):
         return (actions - self.action_middle) / self.action_half
 
     def encode(
-        self, frames: Frames, proprio: Float[Tensor, "batch step proprio"] | None = None
+        self,
+        frames: Frames | Mapping[str, Frames],
+        proprio: Float[Tensor, "batch step proprio"] | None = None,
     ) -> Float[Tensor, "batch step latent"]:
-        """Latents of frames (B, T, H, W, 3) uint8 of any size, each on its own; `proprio` is not used."""
-        del proprio
-        batch, steps = frames.shape[:2]
-        pixel_values = self.encoder.preprocess(frames).flatten(0, 1).unsqueeze(1)
+        """Latents of moments, each on its own.
+
+        Args:
+            frames: (B, T, H, W, 3) uint8 of any size; of the first view, or of any of `views` by name.
+            proprio: what the robot feels, if the model takes it; a goal's is not known.
+
+        Raises:
+            ValueError: none of the views is among the frames, or proprio has another size.
+        """
+        given = frames if isinstance(frames, Mapping) else {self.views[0]: frames}
+        there = {name: given[name] for name in self.views if name in given}
+        if not there:
+            raise ValueError(f"no frames of {', '.join(self.views)}; there are {', '.join(given)}")
+        wanted = self.metadata.proprio_dim
+        if proprio is not None and wanted and proprio.shape[-1] != wanted:
+            raise ValueError(f"proprio has {proprio.shape[-1]} numbers; the model was trained with {wanted}")
         with torch.no_grad():
-            return self.head(self.encoder(pixel_values)).unflatten(0, (batch, steps))
+            tokens = {name: self._tokens(view) for name, view in there.items()}
+            unknown = torch.full_like(next(iter(tokens.values())), torch.nan)
+            together = torch.cat([tokens.get(name, unknown) for name in self.views], dim=-1)
+            return self.head(together, proprio if wanted else None)
+
+    def _tokens(self, frames: Frames) -> Float[Tensor, "batch step token dim"]:
+        """The encoder's tokens of frames, each on its own."""
+        pixel_values = self.encoder.preprocess(frames).flatten(0, 1).unsqueeze(1)
+        return self.encoder(pixel_values).unflatten(0, tuple(frames.shape[:2]))
 
     def rollout(
         self,

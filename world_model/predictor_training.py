@@ -15,7 +15,7 @@ Three stages, each on what the one before leaves fixed:
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,18 +26,18 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from .calibration import Reached, calibrate
+from .calibration import Reached, calibrate, fit_familiarity
 from .compact import (
     CompactConfig,
     CompactPredictor,
     CompactWorldModel,
     ModelMetadata,
-    frame_signature,
 )
 from .encoder import Encoder
 from .latent_cache import cached_latents
 from .latent_rows import LatentRows
 from .losses import sigreg
+from .moments import Moments, joined, partly_hidden
 from .store import TrajectoryStore
 from .temporal_distance import DistanceConfig, train_distance
 from .training_state import (
@@ -74,6 +74,10 @@ class TrainConfig:
         token_frames: frames a step for which that is asked.
         look_weight: of the squared difference between the latents of a frame in two looks.
         look_frames: frames a step that are seen in both looks.
+        views: image columns that the model sees, of one camera each; the first is the one that goals show.
+        proprio: whether the model takes the column `proprio`, too.
+        hide_rate: fraction of windows seen without proprio, or by one camera only, so that the model can do
+            without.
         num_look_steps: optimiser steps in which the head learns to give its plain latents in other looks.
         look_batch_size: frames a step of them, as many again in plain look.
         held_out: fraction of episodes kept for validation.
@@ -100,6 +104,9 @@ class TrainConfig:
     look_frames: int = 96
     num_look_steps: int = 800
     look_batch_size: int = 192
+    views: list[str] = field(default_factory=lambda: ["pixels"])
+    proprio: bool = False
+    hide_rate: float = 0.4
     held_out: float = 0.05
     seed: int = 0
     log_every: int = 50
@@ -119,6 +126,10 @@ class TrainConfig:
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not self.views or len(set(self.views)) < len(self.views):
+            raise ValueError(f"views must name image columns, each once; got {self.views}")
+        if not 0 <= self.hide_rate <= 1:
+            raise ValueError(f"hide_rate must be from 0 to 1, got {self.hide_rate}")
         if not 0 < self.held_out < 1:
             raise ValueError(f"held_out must be between 0 and 1, got {self.held_out}")
 
@@ -172,7 +183,8 @@ def check_logs(store: TrajectoryStore, config: TrainConfig) -> None:
     Raises:
         ValueError: a column or a setting is missing, or episodes are too few or too short.
     """
-    for column in ("pixels", "action"):
+    felt = ["proprio"] if config.proprio else []
+    for column in (*config.views, *felt, "action"):
         if not store.rows_with(column).all():
             raise ValueError(f"some of the logs have no column {column!r}; all of them need it")
     for key in ("env", "frame_skip", "image_size"):
@@ -194,10 +206,13 @@ class Training:
         steps = np.nan_to_num(action)
         self.actions = torch.from_numpy(steps)
         metadata = metadata_of(store, action)
+        metadata.views = list(config.views)
+        self.proprio = store.read("proprio").astype(np.float32) if config.proprio else None
+        metadata.proprio_dim = 0 if self.proprio is None else self.proprio.shape[1]
         torch.manual_seed(config.seed)
         self.model = CompactWorldModel(encoder, config.model, metadata)
         self.inverse = InverseDynamics(config.model, len(metadata.action_low))
-        self.reader = TokenReader(config.model, encoder.grid_size**2, encoder.width)
+        self.reader = TokenReader(config.model, encoder.grid_size**2, len(config.views) * encoder.width)
         self.settings = {**asdict(config), "data": store.fingerprint, "encoder": encoder.fingerprint}
         self.seconds = 0.0
         self.sums: dict[str, float] = {}
@@ -207,6 +222,10 @@ class Training:
         return cached_latents(
             self.encoder, self.store, column, progress=lambda done, total: progress(done, total, {})
         )
+
+    def moments(self, progress: Progress) -> Moments:
+        """What the head sees of every row."""
+        return Moments([self.tokens(view, progress) for view in self.config.views], self.proprio)
 
     def windows(self, steps: int, *, held: bool = False) -> Windows:
         """Windows of `history + steps` rows in training or held-out episodes."""
@@ -267,20 +286,20 @@ def train_world_model(
         start, run.seconds, run.sums = state["step"], state["seconds"], state["sums"]
         drop_metrics_after(out, start)
     on_stage("encoding frames")
-    tokens = run.tokens("pixels", progress)
-    varied, varied_rows = _varied(run, progress)
+    moments = run.moments(progress)
+    varied, varied_rows = _varied(run, moments, progress)
     if start == 0:
         rng = np.random.default_rng([config.seed, 1])
         rows = np.sort(run.windows(0).sample(min(2048, len(run.windows(0))), rng)[:, 0])
-        run.model.head.fit_normaliser(torch.from_numpy(tokens[rows]))
+        run.model.head.fit_normaliser(*moments[rows])
     on_stage("state head and predictor")
-    _first_stage(run, tokens, optimizer, start, began, progress)
-    run.model.head.fit_scale(all_latents(run.model, tokens))
+    _first_stage(run, moments, optimizer, start, began, progress)
+    run.model.head.fit_scale(all_latents(run.model, moments))
     if varied is not None and len(varied_rows):
         on_stage("other looks")
-        look_stage(run, tokens, varied, varied_rows, progress)
+        look_stage(run, moments, varied, varied_rows, progress)
     run.model.head.requires_grad_(False)
-    latents = all_latents(run.model, tokens)
+    latents = all_latents(run.model, moments)
     run.model.latent_variance.copy_(latents.var(dim=0).sum())
     on_stage("longer rollouts")
     _second_stage(run, latents, progress)
@@ -289,7 +308,7 @@ def train_world_model(
     on_stage("calibration")
     calibrate(run.model, latents, run.actions, store, run.held_episodes, reached)
     plain_rows = run.windows(0).rows(np.arange(len(run.windows(0))))[:, 0]
-    fit_familiarity(run.model, tokens, plain_rows, varied, varied_rows, config.seed)
+    fit_familiarity(run.model, moments, plain_rows, varied, varied_rows, config.seed)
     run.model.metadata.training = {
         "config": asdict(config),
         "data": store.recipes,
@@ -306,7 +325,7 @@ def train_world_model(
 
 def _first_stage(
     run: Training,
-    tokens: Float[LatentRows | np.ndarray, "row token dim"],
+    moments: Moments,
     optimizer: torch.optim.Optimizer,
     start: int,
     began: float,
@@ -315,7 +334,8 @@ def _first_stage(
     """Train head and predictor together."""
     config, model = run.config, run.model
     windows = run.windows(config.rollout_steps)
-    varied, varied_rows = _varied(run, progress)
+    varied, varied_rows = _varied(run, moments, progress)
+    num_views = len(config.views)
     sums = run.sums
     for step in range(start, config.num_steps):
         rng = np.random.default_rng([config.seed, 2, step])
@@ -323,18 +343,18 @@ def _first_stage(
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * warmup_cosine(step, config.num_steps)
         rows = windows.sample(config.batch_size, rng)
-        seen = torch.from_numpy(tokens[rows])
-        latents = model.head(seen)
+        whole = moments[rows]
+        latents = model.head(*partly_hidden(whole, num_views, config.hide_rate, generator))
         losses = _window_losses(run, latents, run.actions[torch.from_numpy(rows)], generator)
         read = torch.randperm(rows.size, generator=generator)[: config.token_frames]
-        there = model.head.standardise(seen.flatten(0, 1)[read])
+        there = model.head.standardise(whole[0].flatten(0, 1)[read])
         told = run.reader(latents.flatten(0, 1)[read])
         losses["tokens"] = config.token_weight * F.mse_loss(told, there)
         if varied is not None and len(varied_rows) and config.look_weight > 0:
             chosen = rng.choice(varied_rows, config.look_frames)
-            both = model.head(torch.from_numpy(np.stack([tokens[chosen], varied[chosen]])))
-            plain = both[0].detach()
-            losses["look"] = config.look_weight * F.mse_loss(both[1], plain) / plain.var(dim=0).mean()
+            plain, other = model.head(*joined(moments[chosen], varied[chosen])).chunk(2)
+            plain = plain.detach()
+            losses["look"] = config.look_weight * F.mse_loss(other, plain) / plain.var(dim=0).mean()
         loss = torch.stack(list(losses.values())).sum()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -367,14 +387,14 @@ def _first_stage(
 
 def look_stage(
     run: Training,
-    tokens: Float[LatentRows | np.ndarray, "row token dim"],
-    varied: Float[LatentRows | np.ndarray, "row token dim"],
+    moments: Moments,
+    varied: Moments,
     varied_rows: Int[np.ndarray, " chosen"],
     progress: Progress,
 ) -> None:
     """Teach the head to give a frame's latent in every look; plain frames keep the latents that they have."""
     config, head = run.config, run.model.head
-    targets = all_latents(run.model, tokens)
+    targets = all_latents(run.model, moments)
     plain_rows = run.windows(0)
     optimizer = torch.optim.AdamW(
         head.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
@@ -386,7 +406,7 @@ def look_stage(
             group["lr"] = config.learning_rate * warmup_cosine(step, total)
         plain = plain_rows.sample(config.look_batch_size, rng)[:, 0]
         other = rng.choice(varied_rows, config.look_batch_size)
-        latents = head(torch.from_numpy(np.concatenate([tokens[plain], varied[other]])))
+        latents = head(*joined(moments[plain], varied[other]))
         loss = 2 * F.mse_loss(latents, targets[torch.from_numpy(np.concatenate([plain, other]))])
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -429,17 +449,18 @@ def _window_losses(
 
 
 def _varied(
-    run: Training, progress: Progress
-) -> tuple[Float[LatentRows | np.ndarray, "row token dim"] | None, Int[np.ndarray, " chosen"]]:
-    """Tokens of the frames in varied looks, and the training rows that have them."""
+    run: Training, moments: Moments, progress: Progress
+) -> tuple[Moments | None, Int[np.ndarray, " chosen"]]:
+    """The rows with the first view in varied looks, and which training rows have them."""
+    column = f"{run.config.views[0]}_varied"
     try:
-        there: Bool[np.ndarray, " row"] = run.store.rows_with("pixels_varied")
+        there: Bool[np.ndarray, " row"] = run.store.rows_with(column)
     except ValueError:
         return None, np.zeros(0, np.int64)
     training = np.zeros(run.store.num_rows, bool)
     for episode in run.train_episodes:
         training[run.store.episode_rows(episode)] = True
-    return run.tokens("pixels_varied", progress), np.flatnonzero(there & training)
+    return moments.seen_otherwise(run.tokens(column, progress)), np.flatnonzero(there & training)
 
 
 def _second_stage(run: Training, latents: Float[Tensor, "row latent"], progress: Progress) -> None:
@@ -473,49 +494,9 @@ def _second_stage(run: Training, latents: Float[Tensor, "row latent"], progress:
 
 
 @torch.no_grad()
-def all_latents(
-    model: CompactWorldModel, tokens: Float[LatentRows | np.ndarray, "row token dim"], batch_size: int = 1024
-) -> Float[Tensor, "row latent"]:
+def all_latents(model: CompactWorldModel, moments: Moments) -> Float[Tensor, "row latent"]:
     """The head's latents of every row."""
-    return torch.cat([model.head(torch.from_numpy(block)) for block in _blocks(tokens, batch_size)])
-
-
-def _blocks(tokens: LatentRows | np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
-    for start in range(0, len(tokens), batch_size):
-        yield np.array(tokens[start : start + batch_size])
-
-
-@torch.no_grad()
-def fit_familiarity(
-    model: CompactWorldModel,
-    tokens: Float[LatentRows | np.ndarray, "row token dim"],
-    plain_rows: Int[np.ndarray, " plain"],
-    varied: Float[LatentRows | np.ndarray, "row token dim"] | None,
-    varied_rows: Int[np.ndarray, " chosen"],
-    seed: int,
-) -> None:
-    """Keep signatures of training frames that the model reads rightly, and how far others of them may be.
-
-    Plain frames count, and those in other looks whose latent is the plain frame's, to within what counts
-    as reached: a look that was logged and never learned is no familiar one.
-    """
-    rng = np.random.default_rng([seed, 4])
-    size = len(model.familiar_signatures)
-    chosen = np.sort(rng.permutation(plain_rows)[:size])
-    kinds = [torch.from_numpy(tokens[chosen])]
-    if varied is not None and len(varied_rows):
-        chosen = np.sort(rng.permutation(varied_rows)[: 4 * size])
-        plain, other = torch.from_numpy(tokens[chosen]), torch.from_numpy(varied[chosen])
-        error = (model.head(plain) - model.head(other)).square().sum(-1)
-        read_rightly = other[error <= model.metadata.reach_threshold][:size]
-        kinds += [read_rightly] if len(read_rightly) else []
-    mixed = torch.cat([frame_signature(kind) for kind in kinds])
-    mixed = mixed[torch.from_numpy(rng.permutation(len(mixed)))]
-    bank, others = mixed[: (len(mixed) + 1) // 2], mixed[(len(mixed) + 1) // 2 :]
-    repeats = -(-size // len(bank))
-    model.familiar_signatures.copy_(bank.repeat(repeats, 1)[:size])
-    if len(others):
-        model.metadata.familiarity_threshold = float(model.signature_distance(others).quantile(0.995))
+    return torch.cat([model.head(*block) for block in moments.blocks()])
 
 
 def metadata_of(store: TrajectoryStore, action: Float[np.ndarray, "row action"]) -> ModelMetadata:
