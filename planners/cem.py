@@ -58,7 +58,7 @@ class CEM(ShootingPlanner):
         """Fit mean and std to the elites; rows without any finite cost stay as they are."""
         ranks, search.elites = ranking.topk(self.config.num_elites, dim=1, largest=False)
         elites = picked(candidates, search.elites)
-        finite = ranks.isfinite()
+        finite = ranks < torch.inf
         count = finite.sum(dim=1, keepdim=True)
         mean, std = weighted_moments(elites, finite / count.clamp(min=1))
         assert std is not None

@@ -62,7 +62,7 @@ class MPPI(ShootingPlanner):
     def refit(self, search: Search, candidates: Tensor, ranking: Tensor) -> Float[Tensor, " batch"]:
         """Fit mean and std to the weighted candidates; rows without any finite cost stay as they are."""
         least = ranking.amin(dim=1, keepdim=True)
-        valid = least.isfinite()
+        valid = least < torch.inf
         # A row without any finite cost comes out as NaN, which goes nowhere.
         cost = ranking - least
         if self.config.importance_correction:
@@ -74,7 +74,7 @@ class MPPI(ShootingPlanner):
             temperature: Tensor | float = _temperature_for(cost, wanted)
         else:
             temperature = self.config.temperature
-        weights = torch.softmax(-cost / temperature, dim=1)
+        weights = torch.softmax(cost / -temperature, dim=1)
         mean, std = weighted_moments(candidates, weights, with_std=self.config.update_std)
         if std is not None:
             std = torch.maximum(std, self.config.min_std * self._half_range)
@@ -96,7 +96,7 @@ class MPPI(ShootingPlanner):
 
 def _finite_std(cost: Float[Tensor, "batch candidate"]) -> Float[Tensor, "batch 1"]:
     """Biased std of each row's finite costs."""
-    finite = cost.isfinite()
+    finite = cost < torch.inf
     count = finite.sum(dim=1, keepdim=True).clamp(min=1)
     known = cost.masked_fill(~finite, 0)
     mean = known.sum(dim=1, keepdim=True) / count

@@ -53,19 +53,20 @@ class Search:
         if self.running is not None:
             better = better & self.running
             self.stalled = torch.where(better, 0, self.stalled + 1)
-        self.best = torch.where(better.unsqueeze(1), picked(candidates, index.unsqueeze(1))[:, 0], self.best)
+        found = picked(candidates, index.unsqueeze(1)).squeeze(1)
+        self.best = torch.where(better.unsqueeze(1), found, self.best)
         self.best_cost = torch.where(better, value, self.best_cost)
         if broken is not None:
             self.best_violation = torch.where(
                 better, broken, torch.inf if self.best_violation is None else self.best_violation
             )
 
-    def stop(self, relative_std: Tensor, stop_std: float, patience: int) -> bool:
+    def stop(self, half_range: Tensor, stop_std: float, patience: int) -> bool:
         """End the search of converged or stalled rows; True when no row is left."""
         if self.running is None:
             return False
         if stop_std > 0:
-            self.running = self.running & (relative_std >= stop_std)
+            self.running = self.running & ((self.std / half_range).mean(dim=1) >= stop_std)
         if patience > 0:
             self.running = self.running & (self.stalled < patience)
         return not bool(self.running.any())
@@ -86,17 +87,18 @@ class History:
     cost: list[Tensor] = field(default_factory=list)
     effective_sample_size: list[Tensor] = field(default_factory=list)
     std: list[Tensor] = field(default_factory=list)
+    """(B, flat), in env units."""
     trace: list[Trace] = field(default_factory=list)
     warm_start_cost: Tensor | None = None
     cost_seconds: float = 0.0
 
-    def add(self, cost: Tensor, effective_sample_size: Tensor, relative_std: Tensor) -> None:
-        """Note one iteration: costs (B, N), effective sample size (B,), mean relative std (B,)."""
+    def add(self, cost: Tensor, effective_sample_size: Tensor, std: Tensor) -> None:
+        """Note one iteration: costs (B, N), effective sample size (B,), std (B, flat)."""
         if not self.cost:
-            self.warm_start_cost = cost[:, 0].clone()
+            self.warm_start_cost = cost.select(1, 0)
         self.cost.append(cost.amin(dim=1))
         self.effective_sample_size.append(effective_sample_size)
-        self.std.append(relative_std)
+        self.std.append(std)
 
 
 def picked(

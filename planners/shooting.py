@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -173,8 +174,8 @@ class ShootingPlanner(ABC):
             status = self._iterate(search, cost_fn, deadline, history)
             mean = self._limits(search.mean.unsqueeze(1).clone(), search.previous_action, search.prefix)
             self._finish(search, cost_fn, deadline, history, mean)
-        if search.iteration and not bool(search.best_cost.isfinite().all()):
-            status = Status.INVALID
+            if search.iteration and float(search.best_cost.max()) == torch.inf:
+                status = Status.INVALID
         return self._plan(search, history, mean[:, 0], status, self.clock() - start)
 
     def _iterate(self, search: Search, cost_fn: CostFn, deadline: Deadline, history: History) -> Status:
@@ -188,13 +189,12 @@ class ShootingPlanner(ABC):
             ranking = self._rank(cost, violation)
             search.remember(candidates, cost, violation, ranking)
             sample_size = self.refit(search, candidates, self._fitness(cost, violation, ranking))
-            relative_std = (search.std / self._half_range).mean(dim=1)
-            history.add(cost, sample_size, relative_std)
+            history.add(cost, sample_size, search.std)
             if self.record:
                 history.trace.append(Trace(self._as_actions(candidates), cost, search.elites))
             search.iteration += 1
             durations.add(self.clock() - began)
-            if search.stop(relative_std, self.config.stop_std, self.config.patience):
+            if search.stop(self._half_range, self.config.stop_std, self.config.patience):
                 break
         return Status.OK
 
@@ -216,9 +216,8 @@ class ShootingPlanner(ABC):
         durations.add(self.clock() - began)
 
     def _plan(self, search: Search, history: History, mean: Tensor, status: Status, seconds: float) -> Plan:
-        missing = torch.full((search.batch_size,), torch.inf, dtype=self.dtype, device=self.device)
-        nothing = missing.new_empty(0, search.batch_size)
         ran = search.iteration > 0
+        nothing = search.best_cost.new_empty(0, search.batch_size) if not ran else search.best_cost
         return Plan(
             actions=self._as_actions(search.best).clone(),
             cost=search.best_cost.clone(),
@@ -226,10 +225,12 @@ class ShootingPlanner(ABC):
             std=search.std.view(-1, self.horizon, self.action_dim).clone(),
             iterations=search.iteration,
             status=status,
-            warm_start_cost=missing if history.warm_start_cost is None else history.warm_start_cost.clone(),
+            warm_start_cost=history.warm_start_cost.clone()
+            if history.warm_start_cost is not None
+            else torch.full_like(search.best_cost, torch.inf),
             cost_per_iteration=torch.stack(history.cost) if ran else nothing,
             effective_sample_size=torch.stack(history.effective_sample_size) if ran else nothing,
-            std_per_iteration=torch.stack(history.std) if ran else nothing,
+            std_per_iteration=torch.stack(history.std).div_(self._half_range).mean(dim=2) if ran else nothing,
             timings={
                 "total_ms": seconds * 1e3,
                 "cost_ms": history.cost_seconds * 1e3,
@@ -293,17 +294,27 @@ class ShootingPlanner(ABC):
         return torch.minimum(search.std, ceiling * self._half_range)
 
     def _gaussian(self, mean: Tensor, std: Tensor, count: int) -> Tensor:
-        batch_size, flat = mean.shape
+        """Candidates in mirrored pairs, mean + noise and mean - noise: half the random numbers.
+
+        Source: D. Brockhoff et al., "Mirrored sampling and sequential selection for evolution strategies"
+        (2010).
+        """
+        batch_size, half = len(mean), (count + 1) // 2
+        noise, shape = self._unit_noise(batch_size, half)
+        candidates = noise.new_empty(batch_size, count, *shape)
+        mean, std = mean.view(batch_size, 1, *shape), std.view(-1, 1, *shape)
+        torch.addcmul(mean, std, noise, out=candidates[:, :half])
+        torch.addcmul(mean, std, noise[:, : count - half], value=-1, out=candidates[:, half:])
+        return candidates.view(batch_size, count, -1)
+
+    def _unit_noise(self, batch_size: int, count: int) -> tuple[Tensor, tuple[int, ...]]:
+        """Noise of std 1, (B, count, flat) or (B, count, H, A), and its shape from the third axis on."""
         if self._phi_transposed is None:
-            noise = self._noise.normal(batch_size, count, flat)
-            return torch.addcmul(mean.unsqueeze(1), std.unsqueeze(1), noise)
+            flat = self.horizon * self.action_dim
+            return self._noise.normal(batch_size, count, flat), (flat,)
         knots = self._phi_transposed.shape[0]
         theta = self._noise.normal(batch_size, count, self.action_dim, knots)
-        noise = (theta @ self._phi_transposed).transpose(-1, -2)
-        sequences = noise.new_empty(batch_size, count, self.horizon, self.action_dim)
-        steps = (batch_size, 1, self.horizon, self.action_dim)
-        torch.addcmul(mean.view(steps), std.view(steps), noise, out=sequences)
-        return sequences.view(batch_size, count, flat)
+        return (theta @ self._phi_transposed).transpose(-1, -2), (self.horizon, self.action_dim)
 
     def _begin(
         self,
@@ -318,7 +329,9 @@ class ShootingPlanner(ABC):
             mean = self._centre.expand(batch_size, -1).clone()
         else:
             mean = self._checked(warm_start, "warm_start", (batch_size, horizon, action_dim)).flatten(1)
-            mean = torch.where(mean.isfinite(), mean, self._centre)
+            # One sum tells whether any number is not finite, which is rare.
+            finite = math.isfinite(float(mean.sum()))
+            mean = mean.clone() if finite else torch.where(mean.isfinite(), mean, self._centre)
         if previous_action is not None:
             previous_action = self._checked(previous_action, "previous_action", (batch_size, action_dim))
         if prefix is not None:
@@ -353,7 +366,7 @@ class ShootingPlanner(ABC):
 
     def _candidates(self, search: Search) -> Tensor:
         candidates = self.propose(search, self._num_candidates(search.iteration))
-        candidates[:, 0] = search.mean
+        candidates.select(1, 0).copy_(search.mean)
         used = 1
         for again in (search.priors if search.iteration == 0 else None, search.kept):
             if again is not None:
@@ -389,6 +402,8 @@ class ShootingPlanner(ABC):
 
     def _checked(self, given: npt.ArrayLike | Tensor, name: str, shape: tuple[int | None, ...]) -> Tensor:
         tensor = torch.as_tensor(given, dtype=self.dtype, device=self.device)
+        if tensor.shape == shape:
+            return tensor
         fits = tensor.ndim == len(shape) and all(
             want is None or have == want for have, want in zip(tensor.shape, shape, strict=True)
         )

@@ -354,3 +354,16 @@ def test_bounds_that_float32_cannot_hold_are_rounded_inwards():
     plan = planner.optimize(quadratic_cost(torch.full((5, 2), 9.0)), seed=0)
     assert bool((plan.actions.double() <= torch.tensor(high)).all())
     assert plan.actions.amax(dim=(0, 1)).tolist() == pytest.approx(high.tolist())
+
+
+@pytest.mark.parametrize("overrides", [{}, {"noise_beta": 2.0}, {"smoothness": "linear", "num_knots": 3}])
+@pytest.mark.parametrize("num_samples", [63, 64])
+def test_candidates_come_in_mirrored_pairs_around_the_mean(num_samples, overrides):
+    cost = Recorder(quadratic_cost(TARGET))
+    planner = make("ps", init_std=0.05, num_samples=num_samples, num_iterations=1, **overrides)
+    planner.optimize(cost, batch_size=2, warm_start=TARGET.expand(2, -1, -1), seed=0)
+    deviations = cost.asked[0] - TARGET
+    half = (num_samples + 1) // 2
+    torch.testing.assert_close(deviations[:, 1 : num_samples - half], -deviations[:, half + 1 :])
+    assert not deviations[:, 0].any()
+    assert len(deviations[0].flatten(1).unique(dim=0)) == num_samples
