@@ -1,4 +1,4 @@
-"""Small logged trajectories in the layouts of other labs, made by bare h5py, zarr and av; content from a seed."""
+"""Small logged trajectories in the layouts of other labs, made by bare h5py, zarr and av, always the same."""
 
 import json
 from collections.abc import Sequence

@@ -5,13 +5,15 @@ files, virtual and external data are refused, and so are headers that declare fa
 compressed into the bytes that are there. Nothing is unpickled.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
 import numpy as np
 from jaxtyping import Shaped
+
+from .hdf5_heaps import heap_rows
 
 _MAX_DEPTH = 8
 _MAX_ITEMS = 4096
@@ -23,15 +25,23 @@ _BUILT_IN_FILTERS = {1, 2, 3, 4, 5, 6, 32000}
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Turn what h5py raises on damaged files into one ValueError that names the file."""
+def reading(path: Path, close: Callable[[], None] | None = None) -> Iterator[None]:
+    """Turn what h5py raises on damaged files into one ValueError that names the file, after `close`.
+
+    HDF5 would go on with what it knows of a file that stays open, even if a sound one has taken its place.
+    """
+    finished = False
     try:
         yield
+        finished = True
     except FileNotFoundError:
         raise ValueError(f"{path} does not exist") from None
     except (OSError, RuntimeError, KeyError, TypeError, MemoryError, OverflowError) as error:
         line = " ".join(str(error).split())
         raise ValueError(f"{path} is damaged or no HDF5 file: {line}") from error
+    finally:
+        if close is not None and not finished:
+            close()
 
 
 def is_hdf5(path: Path) -> bool:
@@ -85,7 +95,7 @@ def leaves(group: h5py.Group, prefix: str = "") -> dict[str, h5py.Dataset]:
 def _collect(group: h5py.Group, prefix: str, found: dict[str, h5py.Dataset], depth: int) -> None:
     if depth > _MAX_DEPTH or len(group) > _MAX_ITEMS:
         raise ValueError(f"{group.file.filename}: {group.name!r} is nested too deep, or holds too much")
-    for name in sorted(group):
+    for name in names_of(group):
         item = child(group, name)
         if isinstance(item, h5py.Dataset):
             found[f"{prefix}{name}"] = item
@@ -122,14 +132,28 @@ def check(dataset: h5py.Dataset) -> None:
 
 
 def rows_of(dataset: h5py.Dataset, start: int, stop: int) -> Shaped[np.ndarray, "row ..."]:
-    """Rows `start` to `stop`, in this machine's byte order.
+    """Rows `start` to `stop`, in this machine's byte order; bytes where each has its own length.
 
     Raises:
         ValueError: they are damaged.
     """
     with reading(Path(dataset.file.filename)):
+        if h5py.check_vlen_dtype(dataset.dtype) == np.uint8 or _is_text_of_any_length(dataset):
+            rows = np.empty(stop - start, object)
+            rows[:] = heap_rows(dataset, start, stop)
+            return rows
         values = dataset[start:stop]
     return values.astype(values.dtype.newbyteorder("="), copy=False)
+
+
+def names_of(group: h5py.Group) -> list[str]:
+    """Names of what a group holds, but for those that are no text."""
+    return sorted(name for name in group if isinstance(name, str))
+
+
+def _is_text_of_any_length(dataset: h5py.Dataset) -> bool:
+    kind = h5py.check_string_dtype(dataset.dtype)
+    return kind is not None and kind.length is None
 
 
 def samples_of(dataset: h5py.Dataset) -> Shaped[np.ndarray, "row ..."] | None:

@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 from jaxtyping import Int, Shaped
 
-from .hdf5_tree import child, is_hdf5, leaves, reading, rows_of, samples_of, subgroup
+from .hdf5_tree import child, is_hdf5, leaves, names_of, reading, rows_of, samples_of, subgroup
 from .protocol import Column
 from .row_layouts import RowLayout, jpeg_layout, layout_of
 from .row_requests import after_last, checked_request, plain_json
@@ -65,7 +65,7 @@ class MinariSource:
         fps = metadata.get("fps")
         self.fps: float | None = float(fps) if isinstance(fps, int | float) and 0 < fps < 1e6 else None
         self.info: Mapping[str, Any] = _info(metadata)
-        with reading(self._main):
+        with reading(self._main, self.close):
             self._names, self.lengths = self._episodes(metadata)
             self._layouts = _layouts(subgroup(self._open(), self._names[0]), _shapes(metadata))
         self.columns: Mapping[str, Column] = {name: entry.column for name, entry in self._layouts.items()}
@@ -83,7 +83,7 @@ class MinariSource:
         """Rows `start` to `stop` of one episode; see `Source.read`."""
         start, stop = checked_request(self, episode, columns, start, stop)
         name = self._names[episode]
-        with reading(self._main):
+        with reading(self._main, self.close):
             group = subgroup(self._open(), name)
             return {column: self._rows(group, episode, column, start, stop) for column in columns}
 
@@ -104,7 +104,7 @@ class MinariSource:
     def _episodes(self, metadata: Mapping[str, Any]) -> tuple[list[str], Int[np.ndarray, " episode"]]:
         """Names of the episodes' groups in the order of their numbers, and their rows."""
         file = self._open()
-        numbers = sorted(int(match[1]) for name in file if (match := _EPISODE.fullmatch(name)))
+        numbers = sorted(int(match[1]) for name in names_of(file) if (match := _EPISODE.fullmatch(name)))
         names = [f"episode_{number}" for number in numbers]
         total = metadata.get("total_episodes", len(names))
         if not names or total != len(names):
@@ -208,8 +208,8 @@ def _layouts(episode: h5py.Group, shapes: Mapping[str, tuple[int, ...]]) -> dict
             continue
         row = dataset.shape[1:]
         if _is_bytes(dataset) and (not row or shapes.get(name, ()) != row):
-            first = rows_of(dataset, 0, 1)[0]
-            if first[:3].tobytes() == b"\xff\xd8\xff":
+            first = bytes(rows_of(dataset, 0, 1)[0])
+            if first.startswith(b"\xff\xd8\xff"):
                 layouts[name] = jpeg_layout(first)
                 continue
         if h5py.check_string_dtype(dataset.dtype) is not None and not row:

@@ -16,7 +16,8 @@ import h5py
 import numpy as np
 from jaxtyping import Int, Shaped
 
-from .hdf5_tree import child, is_hdf5, leaves, reading, rows_of, samples_of, subgroup
+from .hdf5_heaps import text_attribute
+from .hdf5_tree import child, is_hdf5, leaves, names_of, reading, rows_of, samples_of, subgroup
 from .protocol import Column
 from .row_layouts import RowLayout, layout_of
 from .row_requests import after_last, checked_request, plain_json
@@ -43,10 +44,10 @@ class RobomimicSource:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._file: h5py.File | None = None
-        with reading(self.path):
+        with reading(self.path, self.close):
             file = self._open()
             data = subgroup(file, "data")
-            numbers = sorted(int(match[1]) for name in data if (match := _DEMO.fullmatch(name)))
+            numbers = sorted(int(match[1]) for name in names_of(data) if (match := _DEMO.fullmatch(name)))
             self._names = [f"demo_{number}" for number in numbers]
             if not self._names:
                 raise ValueError(f"{path} has no group data/demo_0, data/demo_1, ...")
@@ -79,7 +80,7 @@ class RobomimicSource:
         try:
             with h5py.File(path, "r") as file:
                 data = child(file, "data")
-                return isinstance(data, h5py.Group) and any(_DEMO.fullmatch(name) for name in data)
+                return isinstance(data, h5py.Group) and any(map(_DEMO.fullmatch, names_of(data)))
         except (OSError, RuntimeError, KeyError, ValueError):
             return False
 
@@ -88,7 +89,7 @@ class RobomimicSource:
     ) -> dict[str, np.ndarray]:
         """Rows `start` to `stop` of one episode; see `Source.read`."""
         start, stop = checked_request(self, episode, columns, start, stop)
-        with reading(self.path):
+        with reading(self.path, self.close):
             demo = subgroup(subgroup(self._open(), "data"), self._names[episode])
             return {column: self._rows(demo, episode, column, start, stop) for column in columns}
 
@@ -167,11 +168,9 @@ def _layouts(demo: h5py.Group) -> dict[str, RowLayout]:
 
 def _env_args(data: h5py.Group) -> dict[str, Any]:
     """The JSON text in the attribute `env_args`; nothing if it is missing or no JSON object."""
-    if "env_args" not in data.attrs or data.attrs.get_id("env_args").get_storage_size() > _MAX_ENV_ARGS_BYTES:
-        return {}
     try:
-        env_args = json.loads(plain_json(data.attrs["env_args"]))
-    except (ValueError, TypeError, RecursionError):
+        env_args = json.loads(text_attribute(data, "env_args", _MAX_ENV_ARGS_BYTES) or "{}")
+    except (ValueError, RecursionError):
         return {}
     return plain_json(env_args) if isinstance(env_args, dict) else {}
 
@@ -180,11 +179,11 @@ def _splits(file: h5py.File, demos: Mapping[str, int]) -> dict[str, list[int]]:
     """Episodes of each mask, in the order that the mask has them; names that are not there are left out."""
     masks = child(file, "mask")
     splits = {}
-    for name in sorted(masks) if isinstance(masks, h5py.Group) else ():
+    for name in names_of(masks) if isinstance(masks, h5py.Group) else ():
         mask = child(masks, name)
         if not isinstance(mask, h5py.Dataset) or mask.ndim != 1 or len(mask) > _MAX_MASK_ENTRIES:
             continue
-        if h5py.check_string_dtype(mask.dtype) is not None:
+        if mask.dtype.kind == "S":
             entries = [plain_json(entry) for entry in mask[:]]
             splits[name] = [demos[entry] for entry in entries if entry in demos]
     return splits

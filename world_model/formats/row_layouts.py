@@ -104,7 +104,7 @@ def _image_order(shape: tuple[int, ...]) -> Order | None:
     return None
 
 
-def jpeg_layout(first: UInt8[np.ndarray, " byte"]) -> RowLayout:
+def jpeg_layout(first: bytes) -> RowLayout:
     """The layout of rows that are JPEG files, from the first of them.
 
     Raises:
@@ -115,24 +115,24 @@ def jpeg_layout(first: UInt8[np.ndarray, " byte"]) -> RowLayout:
 
 
 def decode_jpegs(
-    files: Sequence[np.ndarray] | np.ndarray, shape: tuple[int, ...]
+    files: Shaped[np.ndarray, "row ..."], shape: tuple[int, ...]
 ) -> UInt8[np.ndarray, "row height width channel"]:
-    """Frames of this shape from JPEG files.
+    """Frames of this shape from JPEG files: bytes, or rows of bytes.
 
     Raises:
         ValueError: one is damaged, or of another shape.
     """
     frames = np.empty((len(files), *shape), np.uint8)
     for row, content in enumerate(files):
-        frames[row] = _decode_jpeg(content, shape)
+        frames[row] = _decode_jpeg(bytes(content), shape)
     return frames
 
 
-def _decode_jpeg(content: np.ndarray, shape: tuple[int, ...] | None) -> np.ndarray:
+def _decode_jpeg(content: bytes, shape: tuple[int, ...] | None) -> np.ndarray:
     from PIL import Image
 
     try:
-        image = Image.open(io.BytesIO(np.asarray(content, np.uint8).tobytes()), formats=["JPEG"])
+        image = Image.open(io.BytesIO(content), formats=["JPEG"])
         if shape is not None and (image.height, image.width) != shape[:2]:
             raise ValueError(
                 f"a JPEG is {image.height} x {image.width}, the first was {shape[0]} x {shape[1]}"

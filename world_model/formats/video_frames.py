@@ -42,10 +42,11 @@ class VideoFrames:
         self._next = 0
         self._times: list[int] | None = None
         stream = self._open()
-        self.shape = (int(stream.height), int(stream.width), 3)
-        if not 0 < stream.height * stream.width <= _MAX_PIXELS:
+        # A stream in an unknown codec has no size.
+        self.shape = (int(getattr(stream, "height", 0)), int(getattr(stream, "width", 0)), 3)
+        if not 0 < self.shape[0] * self.shape[1] <= _MAX_PIXELS:
             self.close()
-            raise ValueError(f"{path} has frames of {stream.height} x {stream.width}, which cannot be used")
+            raise ValueError(f"{path} has frames of {self.shape[0]} x {self.shape[1]}, which cannot be used")
         self.fps = float(stream.average_rate) if stream.average_rate else None
         self.num_frames = stream.frames or len(self._frame_times())
 

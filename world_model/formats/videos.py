@@ -13,6 +13,7 @@ What the tables' columns become is in `action_tables`.
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +57,11 @@ class VideosSource:
         lengths, rates = [], []
         for table, cameras in zip(self._tables, self._videos, strict=True):
             rows, fps, columns = self._describe(table, cameras)
-            if self.columns and columns != self.columns:
-                raise ValueError(_difference(next(iter(cameras.values())), columns, self.columns))
-            self.columns = columns
+            unnamed = {name: replace(column, names=()) for name, column in columns.items()}
+            first = {name: replace(column, names=()) for name, column in self.columns.items()} or unnamed
+            if unnamed != first:
+                raise ValueError(_difference(next(iter(cameras.values())), unnamed, first))
+            self.columns = self.columns or columns
             lengths.append(rows)
             rates.append(fps)
         self.lengths: Int[np.ndarray, " episode"] = np.array(lengths, np.int64)

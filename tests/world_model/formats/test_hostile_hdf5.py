@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.logged_files import minari_folder, robomimic_file
-from wm_plan.world_model.formats import Source, open_source
+from wm_plan.world_model.formats import Source, hdf5_heaps, open_source
 from wm_plan.world_model.formats.minari import MinariSource
 from wm_plan.world_model.formats.robomimic import RobomimicSource
 
@@ -156,4 +156,37 @@ def test_a_main_file_that_is_a_link_out_of_the_folder_is_refused(tmp_path: Path)
     main.rename(tmp_path / "elsewhere.hdf5")
     main.symlink_to(tmp_path / "elsewhere.hdf5")
     with pytest.raises(ValueError, match="is a link out of the dataset's folder"):
+        MinariSource(folder)
+
+
+def test_a_heap_from_which_hdf5_never_returns_does_not_trap_us(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An object of no size: HDF5 2.0 takes it again and again."""
+    path = robomimic_file(tmp_path / "d.hdf5", demos=(0,))
+    assert RobomimicSource(path).info["env"] == "Lift"
+    content = bytearray(path.read_bytes())
+    heap = content.find(b"GCOL")
+    content[heap + 16 : heap + 32] = bytes(16)
+    path.write_bytes(content)
+    monkeypatch.setattr(hdf5_heaps, "_SECONDS", 2)
+    source = RobomimicSource(path)
+    assert source.fps is None
+    assert source.info["env_args"] == {}
+
+
+def test_jpegs_in_a_damaged_heap_are_not_looked_for(tmp_path: Path) -> None:
+    folder = minari_folder(tmp_path / "d", lengths=(2,))
+    path = folder / "data" / "main_data.hdf5"
+    with h5py.File(path, "a") as file:
+        del file["episode_0/observations/camera"]
+        files = [np.frombuffer(b"\xff\xd8\xff" + bytes(100 + i), np.uint8) for i in range(3)]
+        column = file.create_dataset("episode_0/observations/camera", (3,), h5py.vlen_dtype(np.uint8))
+        for i, jpeg in enumerate(files):
+            column[i] = jpeg
+    content = bytearray(path.read_bytes())
+    heap = content.find(b"GCOL")
+    content[heap + 16 : heap + 32] = bytes(16)
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="camera' is damaged: its texts or images cannot be found"):
         MinariSource(folder)
