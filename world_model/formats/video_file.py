@@ -39,9 +39,10 @@ class VideoFile:
         if not self._container.streams.video:
             self._container.close()
             raise ValueError(f"{path} holds no video")
-        self._stream = self._container.streams.video[0]
+        self._stream: Any = self._container.streams.video[0]
         self._base = float(self._stream.time_base or 0)
-        size = (self._stream.height, self._stream.width)
+        # A stream in an unknown codec has no size.
+        size = (getattr(self._stream, "height", 0), getattr(self._stream, "width", 0))
         if size != self.shape[:2] or self._base <= 0:
             self._container.close()
             raise ValueError(

@@ -4,10 +4,13 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pyarrow
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pyarrow import parquet
 
 from wm_plan.world_model.formats import Source, as_store, default_columns, open_source, write_lerobot
@@ -209,6 +212,24 @@ def test_a_table_of_a_billion_rows_in_few_bytes_is_refused(tmp_path: Path) -> No
     parquet.write_table(table, root / EPISODES, compression="zstd", row_group_size=rows)
     with pytest.raises(ValueError, match=f"declares {rows} rows and has [0-9]+ bytes"):
         open_source(root)
+
+
+@given(data=st.data())
+@settings(max_examples=25, deadline=None, derandomize=True)
+def test_damaged_bytes_anywhere_are_a_clear_line_or_harmless(data: st.DataObject) -> None:
+    with TemporaryDirectory() as folder:
+        root = copy_of(Path(folder))
+        path = data.draw(st.sampled_from(sorted(p for p in root.rglob("*") if p.is_file())))
+        content = bytearray(path.read_bytes())
+        for _ in range(data.draw(st.integers(1, 8))):
+            content[-data.draw(st.integers(1, len(content)))] = data.draw(st.integers(0, 255))
+        path.write_bytes(content)
+        try:
+            source = open_source(root)
+            for episode in range(len(source.lengths)):
+                source.read(episode, list(source.columns))
+        except ValueError as error:
+            assert "\n" not in str(error)
 
 
 def test_images_of_another_size_or_kind_are_refused(tmp_path: Path) -> None:
