@@ -14,7 +14,9 @@ class PretrainRun(PretrainConfig):
     """What wm-pretrain composes."""
 
     data: list[str] = field(default_factory=list)
-    """Stores of logged trajectories."""
+    """Stores of logged trajectories; other formats are converted once, into the cache."""
+    columns: str = ""
+    """Which of their columns are taken for what, as wm-data's --columns; found out where it says nothing."""
     device: str = "cpu"
     threads: int = 1
 
@@ -33,7 +35,9 @@ class TrainRun(TrainConfig):
     """What wm-train composes."""
 
     data: list[str] = field(default_factory=list)
-    """Stores of logged trajectories, all of one task."""
+    """Stores of logged trajectories, all of one task; other formats are converted once, into the cache."""
+    columns: str = ""
+    """Which of their columns are taken for what, as wm-data's --columns; found out where it says nothing."""
     encoder: str = "small"
     """Name or folder of the frozen encoder."""
     device: str = "cpu"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
@@ -36,17 +36,18 @@ def settings_of(config: DictConfig, settings_class: type[_Settings]) -> _Setting
     return settings_class(**{entry.name: getattr(whole, entry.name) for entry in fields(settings_class)})  # type: ignore[arg-type]
 
 
-def open_logs(paths: Sequence[str]) -> TrajectoryStore:
-    """Open the logs that a training reads.
+def open_logs(paths: Sequence[str], columns: str, told: Callable[[str], None]) -> TrajectoryStore:
+    """Open the logs that a training reads, of any format; see `as_store`.
 
     Raises:
-        ValueError: none is given, or one is missing or damaged.
+        ValueError: none is given, one is missing or damaged, or a column is not there.
     """
-    from .world_model import TrajectoryStore
+    from .data.converting import parse_columns
+    from .world_model.formats import as_store
 
     if not paths:
-        raise ValueError("no data was given. Add --data DIR, the folder that wm-collect wrote.")
-    return TrajectoryStore(list(paths))
+        raise ValueError("no data was given. Add --data DIR: what wm-collect wrote, or your own logs.")
+    return as_store(paths, columns=parse_columns(columns or None), told=told)
 
 
 def provenance(command: str) -> dict[str, Any]:

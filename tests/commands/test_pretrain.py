@@ -145,7 +145,7 @@ def test_a_dry_run_prints_the_config_and_writes_nothing(
     "argv, message",
     [
         ([], "no data was given. Add --data DIR"),
-        (["--data", "nowhere"], "nowhere does not exist"),
+        (["--data", "nowhere"], "nowhere: there is no such file or folder"),
         (["--data", "data", "--steps", "0"], "at least 1"),
         (["--data", "data", "encoder.widht=3"], "Did you mean 'encoder.width'"),
         (["--data", "data", "encoder.patch_size=7"], "no multiple of patch_size 7"),

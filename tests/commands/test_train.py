@@ -92,6 +92,25 @@ def test_it_trains_resumes_and_overwrites(
     assert steps == [4, 5, 9, 13, 13]
 
 
+def test_a_lerobot_dataset_trains_from_both_cameras_and_what_the_robot_felt(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WM_PLAN_CACHE", str(tmp_path / "cache"))
+    data = Path(__file__).parents[1] / "data" / "lerobot_video" / "dataset"
+    make_encoder().save(tmp_path / "encoder")
+    argv = ["--data", str(data), "--encoder", str(tmp_path / "encoder"), *TINY, "--steps", "4"]
+    more = ["predictor_rollout_steps=3", "views=[pixels,pixels_wrist]", "proprio=true"]
+    assert main([*argv, *more, "--out", str(tmp_path / "run")]) == 0
+    assert "pixels_wrist=observation.images.wrist" in capsys.readouterr().err
+    model = load_model(tmp_path / "run")
+    assert model.views == ("pixels", "pixels_wrist")
+    assert model.metadata.proprio_dim == 4
+    columns = ["--columns", "pixels=observation.images.wrist"]
+    assert main([*argv, *more[:1], *columns, "--out", str(tmp_path / "wrist")]) == 0
+    assert (model.metadata.camera, load_model(tmp_path / "wrist").metadata.camera) == ("front", "wrist")
+    assert main([*argv, "--columns", "pixels=top", "--out", str(tmp_path / "top")]) == 2
+
+
 def test_stages_and_the_held_out_error_are_shown(
     tmp_path: Path, inputs: list[str], capsys: pytest.CaptureFixture
 ) -> None:
@@ -196,7 +215,7 @@ def test_a_sweep_trains_every_combination(
     "argv, message",
     [
         ([], "no data was given. Add --data DIR"),
-        (["--data", "nowhere"], "nowhere does not exist"),
+        (["--data", "nowhere"], "nowhere: there is no such file or folder"),
         (["--data", "data", "--encoder", "smal"], "Did you mean 'small'"),
         (["--data", "data", "--encoder", "data"], "holds no encoder"),
         (["--data", "data", "--encoder", "encoder", "model.latent_dim=0"], "latent_dim must be at least 1"),

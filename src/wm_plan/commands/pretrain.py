@@ -16,7 +16,12 @@ if TYPE_CHECKING:
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this command."""
     parser.add_argument(
-        "--data", nargs="+", metavar="DIR", help="logs made by wm-collect, of one task or several"
+        "--data", nargs="+", metavar="DIR", help="logs of one task or several, in any format of wm-data"
+    )
+    parser.add_argument(
+        "--columns",
+        metavar="ROLE=COLUMN,...",
+        help="which columns of other formats are pixels, action, proprio (default: found out, told)",
     )
     parser.add_argument("--steps", type=positive_int, metavar="N", help="optimiser steps")
     parser.add_argument("--batch-size", type=positive_int, metavar="N", help="clips a step")
@@ -27,7 +32,7 @@ def configure(config: Any, flags: argparse.Namespace) -> None:  # noqa: ANN401
     for name, value in (("num_steps", flags.steps), ("batch_size", flags.batch_size)):
         if value is not None:
             config[name] = value
-    for name in ("data", "seed", "device", "threads"):
+    for name in ("data", "columns", "seed", "device", "threads"):
         value = getattr(flags, name)
         if value is not None:
             config[name] = value
@@ -56,7 +61,7 @@ def run(job: Job) -> int:
     out: Path = job.folder or flags.out or next_numbered("pretrain")
     check_training_folder(out, config.data, resume=flags.resume, overwrite=flags.overwrite)
     device = use_device(config.device, config.threads)
-    store = open_logs(config.data)
+    store = open_logs(config.data, config.columns, job.say)
     ClipSampler.check(store, settings)
     if flags.dry_run:
         job.print_result(as_values(config), as_yaml(config).rstrip())

@@ -16,7 +16,17 @@ if TYPE_CHECKING:
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this command."""
-    parser.add_argument("--data", nargs="+", metavar="DIR", help="logs made by wm-collect, all of one task")
+    parser.add_argument(
+        "--data",
+        nargs="+",
+        metavar="DIR",
+        help="logs of one task: of wm-collect, or in any format of wm-data",
+    )
+    parser.add_argument(
+        "--columns",
+        metavar="ROLE=COLUMN,...",
+        help="which columns of other formats are pixels, action, proprio (default: found out, told)",
+    )
     parser.add_argument(
         "--encoder",
         metavar="NAME|DIR",
@@ -38,7 +48,7 @@ def configure(config: Any, flags: argparse.Namespace) -> None:  # noqa: ANN401
     for name, value in (("num_steps", flags.steps), ("batch_size", flags.batch_size)):
         if value is not None:
             config[name] = value
-    for name in ("data", "encoder", "seed", "device", "threads"):
+    for name in ("data", "columns", "encoder", "seed", "device", "threads"):
         value = getattr(flags, name)
         if value is not None:
             config[name] = value
@@ -73,7 +83,7 @@ def run(job: Job) -> int:
     inputs = [*config.data, config.encoder]
     check_training_folder(out, inputs, resume=flags.resume, overwrite=flags.overwrite)
     device = use_device(config.device, config.threads)
-    store = open_logs(config.data)
+    store = open_logs(config.data, config.columns, job.say)
     encoder = load_encoder(config.encoder, device=str(device))
     check_logs(store, settings)
     if flags.dry_run:
