@@ -109,7 +109,6 @@ class MPC:
         self.views: tuple[str, ...] = tuple(getattr(model, "views", ("pixels",)))
         self._tells_past = bool(getattr(model, "uses_past", False))
         self._last_action = torch.empty(0)
-        self._last_action = torch.empty(0)
         self._batch_size = 0
 
     def reset(self, seed: int | Sequence[int] | None = 0, mask: npt.ArrayLike | None = None) -> None:
@@ -210,10 +209,15 @@ class MPC:
 
     # For loops that keep the time themselves, such as `RealTimeMPC`; `act` needs neither
 
-    def observe(self, observation: Mapping[str, Any]) -> None:
-        """Encode the frames at the beginning of a model step and append them to the histories."""
+    def observe(self, observation: Mapping[str, Any], executed: Tensor | None = None) -> None:
+        """Encode the frames at the beginning of a model step and append them to the histories.
+
+        Args:
+            observation: as in `act`.
+            executed: (B, A) the planner's action of the model step before; None takes what was planned.
+        """
         frames, proprio = self._read(observation)
-        self._observe(torch.arange(self._batch_size), frames, proprio)
+        self._observe(torch.arange(self._batch_size), frames, proprio, executed)
 
     def plan(
         self,
@@ -310,12 +314,18 @@ class MPC:
             )
 
     def _encode(self, views: Mapping[str, Tensor], proprio: Tensor | None = None) -> Tensor:
-        frames = views if len(self.views) > 1 else views[self.views[0]]
+        frames: Any = views if len(self.views) > 1 else views[self.views[0]]
         # no_grad, not inference_mode: a gradient planner differentiates through rollouts from these latents.
         with torch.no_grad():
             return self.model.encode(frames) if proprio is None else self.model.encode(frames, proprio)
 
-    def _observe(self, rows: Tensor, frames: Mapping[str, Tensor], proprio: Tensor | None) -> None:
+    def _observe(
+        self,
+        rows: Tensor,
+        frames: Mapping[str, Tensor],
+        proprio: Tensor | None,
+        executed: Tensor | None = None,
+    ) -> None:
         """Encode the newest frames of some rows, once, and append them to their histories."""
         start = time.perf_counter()
         latents = self._encode(
@@ -329,21 +339,23 @@ class MPC:
         fresh = self._fresh[rows].view(-1, *[1] * (appended.ndim - 1)).to(latents.device)
         self._context[rows] = torch.where(fresh, latents.expand_as(appended), appended)
         if self._tells_past:
-            self._remember(rows, proprio)
+            self._remember(rows, proprio, executed)
         self._fresh[rows] = False
         for term in _terms(self.objective):
             if hasattr(term, "observe"):
                 term.observe(rows, latents[:, 0])
         self.timings["encode_ms"] = (time.perf_counter() - start) * 1e3
 
-    def _remember(self, rows: Tensor, proprio: Tensor | None) -> None:
+    def _remember(self, rows: Tensor, proprio: Tensor | None, action: Tensor | None) -> None:
         """Append what led to the newest frames, and what was sensed with them.
 
         An action that is not known, at the beginning of an episode, is NaN.
         """
-        executed = self._executed[rows]
-        action = self._planned[rows, (executed - 1).clamp(0, self.planner.horizon - 1)]
-        news = {"past_actions": torch.where((executed > 0).unsqueeze(1), action, torch.nan)}
+        if action is None:
+            executed = self._executed[rows]
+            planned = self._planned[rows, (executed - 1).clamp(0, self.planner.horizon - 1)]
+            action = torch.where((executed > 0).unsqueeze(1), planned, torch.nan)
+        news = {"past_actions": action}
         if proprio is not None:
             news["proprio"] = proprio.to(torch.float32)
         for name, entry in news.items():
