@@ -3,11 +3,22 @@
 from typing import TYPE_CHECKING, Any
 
 from .gl import GraphicsError, choose_backend
-from .looks import DEFAULT_MUJOCO, PLAIN, Look, LookRanges, sample_look, sample_renderer_look
+from .looks import (
+    DEFAULT_MUJOCO,
+    PLAIN,
+    ClutterRanges,
+    Look,
+    LookRanges,
+    sample_clutter,
+    sample_look,
+    sample_renderer_look,
+)
 from .registration import env_kind, gymnasium_id, make, make_task, register_envs, short_name, task_names
 
 if TYPE_CHECKING:
     from .camera_env import CameraEnv
+    from .factors import FactorRanges, Factors, parse_factors
+    from .physics import Physics, PhysicsRanges, sample_physics
     from .policies import Policy, make_policy
     from .rollout import Episode, collect_episode
     from .task import TaskEnv
@@ -16,10 +27,15 @@ __all__ = [
     "DEFAULT_MUJOCO",
     "PLAIN",
     "CameraEnv",
+    "ClutterRanges",
     "Episode",
+    "FactorRanges",
+    "Factors",
     "GraphicsError",
     "Look",
     "LookRanges",
+    "Physics",
+    "PhysicsRanges",
     "Policy",
     "TaskEnv",
     "choose_backend",
@@ -29,8 +45,11 @@ __all__ = [
     "make",
     "make_policy",
     "make_task",
+    "parse_factors",
     "register_envs",
+    "sample_clutter",
     "sample_look",
+    "sample_physics",
     "sample_renderer_look",
     "short_name",
     "task_names",
@@ -39,10 +58,16 @@ __all__ = [
 _NEED_MUJOCO = {
     "CameraEnv": "camera_env",
     "Episode": "rollout",
+    "FactorRanges": "factors",
+    "Factors": "factors",
+    "Physics": "physics",
+    "PhysicsRanges": "physics",
     "Policy": "policies",
     "TaskEnv": "task",
     "collect_episode": "rollout",
     "make_policy": "policies",
+    "parse_factors": "factors",
+    "sample_physics": "physics",
 }
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .pretraining import PretrainConfig, pretrain
     from .protocol import Latent, WorldModel
     from .store import TrajectoryStore
+    from .store_share import StoreShare
     from .store_writer import StoreWriter
     from .token_model import TokenWorldModel
     from .vit import ViTConfig
@@ -28,6 +29,7 @@ _HOMES = {
     "JEPAEncoder": "encoder",
     "Latent": "protocol",
     "PretrainConfig": "pretraining",
+    "StoreShare": "store_share",
     "StoreWriter": "store_writer",
     "TokenWorldModel": "token_model",
     "TrainConfig": "predictor_training",
@@ -56,6 +58,7 @@ __all__ = [
     "JEPAEncoder",
     "Latent",
     "PretrainConfig",
+    "StoreShare",
     "StoreWriter",
     "TokenWorldModel",
     "TrainConfig",
