@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .frame_causal import Block, Steps, init_blocks
-from .token_predictor import Actions, States, TokenPredictor, Tokens
+from .token_predictor import Actions, Codes, States, TokenPredictor, Tokens
 
 
 @dataclass
@@ -88,11 +88,11 @@ class DinoWMPredictor(TokenPredictor):
         else:
             nn.init.trunc_normal_(self.positions, std=0.02)
 
-    def code(self, states: States) -> States:
+    def code(self, states: States) -> Codes:
         """The embedding of proprio."""
         return self.state_encoder(self.normalise_states(states))
 
-    def embed(self, tokens: Tokens, actions: Actions, codes: States | None, first_step: int) -> Steps:
+    def embed(self, tokens: Tokens, actions: Actions, codes: Codes | None, first_step: int) -> Steps:
         """Patches, then proprio, then the action, side by side, plus positions."""
         tiled = [self.action_encoder(self.normalise_actions(actions))]
         if codes is not None:
@@ -106,7 +106,7 @@ class DinoWMPredictor(TokenPredictor):
         standard = self.norm(hidden)[..., : self.token_dim]
         return standard / self.token_scale + self.token_offset
 
-    def next_codes(self, hidden: Steps, actions: Actions, codes: States) -> States:
+    def next_codes(self, hidden: Steps, actions: Actions, codes: Codes) -> Codes:
         """The part of the output that stands where proprio does."""
         return self.norm(hidden)[..., self.token_dim : self.carried].mean(dim=2)
 
@@ -114,6 +114,6 @@ class DinoWMPredictor(TokenPredictor):
         """Mean squared error."""
         return (imagined - true).square().mean()
 
-    def code_loss(self, codes: States, states: States) -> Float[Tensor, ""]:
+    def code_loss(self, codes: Codes, states: States) -> Float[Tensor, ""]:
         """Mean squared error of embeddings; the true ones are not trained by it."""
         return (codes - self.code(states).detach()).square().mean()

@@ -15,7 +15,7 @@ from .encoders.blocks import MLP
 from .encoders.rotary import rotate
 from .merged_attention import attention, merged_attention
 
-Steps = Float[Tensor, "batch step token width"]
+Steps = Float[Tensor, "batch step slot width"]
 Heads = Float[Tensor, "batch head length head_dim"]
 Turn = tuple[Float[Tensor, "length head_dim"], Float[Tensor, "length head_dim"]]
 """Cosines and sines of the rotary angles of whole steps."""

@@ -243,11 +243,14 @@ class TokenWorldModel(nn.Module):
         try:
             entry, family = config["encoder"], config["family"]
             config_class, predictor_class = FAMILIES[family]
-            predictor = predictor_class(config_class(**config["predictor"]))
+            sizes = dict(config["predictor"])
+            if "next_state" in sizes:
+                sizes["next_state"] = NextState(sizes["next_state"])
+            predictor = predictor_class(config_class(**sizes))
             metadata, history = ModelMetadata(**config["metadata"]), int(config["history"])
             source = folder / "encoder" if entry["inside"] else str(entry["name"])
             fingerprint = str(entry["fingerprint"])
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{str(folder)!r} has a damaged config: {error!r}") from error
         encoder = encoder or load_encoder(source)
         if encoder.fingerprint != fingerprint:

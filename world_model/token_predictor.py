@@ -18,6 +18,8 @@ from .frame_causal import Block, FrameCache, Steps, Turn, run_blocks
 Tokens = Float[Tensor, "batch step token dim"]
 Actions = Float[Tensor, "batch step action"]
 States = Float[Tensor, "batch step state"]
+Codes = Float[Tensor, "batch step code"]
+"""What is carried of the proprio from step to step; see `TokenPredictor.code`."""
 
 
 class TokenPredictor(nn.Module, ABC):
@@ -90,11 +92,11 @@ class TokenPredictor(nn.Module, ABC):
         return (states - self.state_offset) * self.state_scale
 
     @abstractmethod
-    def code(self, states: States) -> States:
+    def code(self, states: States) -> Codes:
         """What is carried from step to step of the proprio: `advance` takes it and gives the next."""
 
     @abstractmethod
-    def embed(self, tokens: Tokens, actions: Actions, codes: States | None, first_step: int) -> Steps:
+    def embed(self, tokens: Tokens, actions: Actions, codes: Codes | None, first_step: int) -> Steps:
         """The transformer's input."""
 
     @abstractmethod
@@ -102,11 +104,11 @@ class TokenPredictor(nn.Module, ABC):
         """Tokens of the frames that follow, from the transformer's output."""
 
     @abstractmethod
-    def next_codes(self, hidden: Steps, actions: Actions, codes: States) -> States:
+    def next_codes(self, hidden: Steps, actions: Actions, codes: Codes) -> Codes:
         """Codes of the steps that follow."""
 
     @abstractmethod
-    def code_loss(self, codes: States, states: States) -> Float[Tensor, ""]:
+    def code_loss(self, codes: Codes, states: States) -> Float[Tensor, ""]:
         """How far imagined codes are from those of the true proprio; 0 where they need no training."""
 
     @abstractmethod
@@ -128,7 +130,7 @@ class TokenPredictor(nn.Module, ABC):
         return None
 
     def run(
-        self, tokens: Tokens, actions: Actions, codes: States | None, cache: FrameCache | None = None
+        self, tokens: Tokens, actions: Actions, codes: Codes | None, cache: FrameCache | None = None
     ) -> Steps:
         """The transformer's output for steps that follow those in `cache`, which they extend.
 
@@ -145,8 +147,8 @@ class TokenPredictor(nn.Module, ABC):
         return run_blocks(self.blocks, hidden, cache, self.turn(first, count))
 
     def advance(
-        self, tokens: Tokens, actions: Actions, codes: States | None, cache: FrameCache | None = None
-    ) -> tuple[Tokens, States | None]:
+        self, tokens: Tokens, actions: Actions, codes: Codes | None, cache: FrameCache | None = None
+    ) -> tuple[Tokens, Codes | None]:
         """Tokens and codes of the frame after each of these; see `run`."""
         hidden = self.run(tokens, actions, codes, cache)
         following = None if codes is None else self.next_codes(hidden, actions, codes)

@@ -111,7 +111,6 @@ class TokenTrainConfig:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not 0 < self.held_out < 1:
             raise ValueError(f"held_out must be between 0 and 1, got {self.held_out}")
-        self.family = Family(self.family)
         if self.clip_steps < self.history + self.rollout_steps:
             raise ValueError(
                 f"clip_steps {self.clip_steps} are too few for history {self.history} and "

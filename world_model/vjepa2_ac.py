@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from .encoders.rotary import grid_positions, rotary_angles
 from .frame_causal import Block, Steps, Turn, init_blocks
 from .pose import next_gripper_pose
-from .token_predictor import Actions, States, TokenPredictor, Tokens
+from .token_predictor import Actions, Codes, States, TokenPredictor, Tokens
 
 
 class NextState(StrEnum):
@@ -72,7 +72,6 @@ class VJEPA2ACConfig:
                 f"width {self.width} must be a multiple of twice num_heads {self.num_heads}: "
                 "rotary positions need heads of even width"
             )
-        self.next_state = NextState(self.next_state)
         sizes = (self.action_dim, self.state_dim)
         if self.state_dim and self.next_state is NextState.gripper and sizes != (7, 7):
             raise ValueError(f"next_state 'gripper' needs 7 actions and 7 numbers of proprio, got {sizes}")
@@ -119,7 +118,7 @@ class VJEPA2ACPredictor(TokenPredictor):
             nn.init.zeros_(self.state_head.weight)
             nn.init.zeros_(self.state_head.bias)
 
-    def code(self, states: States) -> States:
+    def code(self, states: States) -> Codes:
         """The pose itself, in the units of the env."""
         return states
 
@@ -135,7 +134,7 @@ class VJEPA2ACPredictor(TokenPredictor):
         turn = torch.cat(angles)
         return turn.cos().to(self.action_offset.dtype), turn.sin().to(self.action_offset.dtype)
 
-    def embed(self, tokens: Tokens, actions: Actions, codes: States | None, first_step: int) -> Steps:
+    def embed(self, tokens: Tokens, actions: Actions, codes: Codes | None, first_step: int) -> Steps:
         """Action, pose and patches, in this order."""
         parts = [self.action_encoder(self.normalise_actions(actions)).unsqueeze(2)]
         if codes is not None:
@@ -151,7 +150,7 @@ class VJEPA2ACPredictor(TokenPredictor):
         """Layer-normed tokens: so are the targets."""
         return normed(tokens)
 
-    def next_codes(self, hidden: Steps, actions: Actions, codes: States) -> States:
+    def next_codes(self, hidden: Steps, actions: Actions, codes: Codes) -> Codes:
         """The poses that follow."""
         match self.config.next_state:
             case NextState.gripper:
@@ -166,7 +165,7 @@ class VJEPA2ACPredictor(TokenPredictor):
         """Mean absolute error."""
         return (imagined - true).abs().mean()
 
-    def code_loss(self, codes: States, states: States) -> Float[Tensor, ""]:
+    def code_loss(self, codes: Codes, states: States) -> Float[Tensor, ""]:
         """Mean absolute error in standard deviations of the log; 0 unless poses are learned."""
         if self.config.next_state is not NextState.learned:
             return codes.new_zeros(())

@@ -66,7 +66,7 @@ def load_vjepa2_ac(
         num_frames // sizes.tubelet_size,
         predictor_heads,
     )
-    return encoder, predictor
+    return encoder.eval(), predictor
 
 
 class VJEPA2ACEncoder(nn.Module):
