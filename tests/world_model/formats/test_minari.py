@@ -90,6 +90,19 @@ def test_rows_follow_the_convention_and_parts_equal_the_whole(tmp_path: Path) ->
             np.testing.assert_array_equal(part[name], rows[name][start:stop])
 
 
+def test_texts_are_read(tmp_path: Path) -> None:
+    folder = minari_folder(tmp_path / "d")
+    texts = ["", "pick", "pick up", "µ" * 300, "place"]
+    with h5py.File(folder / "data" / "main_data.hdf5", "a") as file:
+        for episode, rows in ((0, texts[:3]), (1, texts)):
+            name = f"episode_{episode}/infos/task"
+            file.create_dataset(name, data=rows, dtype=h5py.string_dtype(), chunks=(2,), maxshape=(None,))
+    source = MinariSource(folder)
+    assert source.columns["infos/task"].kind == "text"
+    assert source.read(1, ["infos/task"])["infos/task"].tolist() == [*texts, "place"]
+    assert source.read(1, ["infos/task"], 1, 4)["infos/task"].tolist() == texts[1:4]
+
+
 def test_infinity_in_the_metadata_is_read_and_does_not_reach_json(tmp_path: Path) -> None:
     folder = minari_folder(tmp_path / "d")
     assert "Infinity" in (folder / "data" / "metadata.json").read_text()
