@@ -114,7 +114,7 @@ def _report(job: Job, config: CollectConfig, out: Path, collected: Collected, wa
         "shard": job.flags.shard,
         "complete": collected.complete,
         "episodes": collected.finished,
-        "frames": collected.finished * (config.num_steps + 1),
+        "frames": _frames(out) if collected.complete else collected.finished * (config.num_steps + 1),
         "new_frames": collected.num_frames,
         "seconds": round(collected.seconds, 3),
         "frames_per_second": round(collected.frames_per_second, 1),
@@ -127,6 +127,13 @@ def _report(job: Job, config: CollectConfig, out: Path, collected: Collected, wa
         f"stopped; {collected.finished} episodes are kept in {out}. Go on with: the same command and --resume"
     )
     return INTERRUPTED
+
+
+def _frames(out: Path) -> int:
+    """Rows of a complete store; an episode may be shorter than was asked for, where its world stops."""
+    from wm_plan.world_model.manifest import Manifest
+
+    return sum(shard.num_rows for shard in Manifest.load(out).shards)
 
 
 def _list(job: Job) -> int:
