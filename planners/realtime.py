@@ -45,6 +45,8 @@ class _Frame:
     step: int
     timestamp: float
     observation: Mapping[str, Any]
+    executed: torch.Tensor | None
+    """(B, A) what the model step before it executed; None at the beginning of an episode."""
 
 
 @dataclass
@@ -161,8 +163,12 @@ class RealTimeMPC:
             self.counters.missed += step - self._next_step
             self._next_step = step + 1
             copied = {name: np.array(value) for name, value in observation.items()}
+            executed = None
+            if step > 0:
+                before = self._schedule.committed(step - 1, 1, self._batch_size)
+                executed = torch.from_numpy(before[:, 0])
             with self._wake:
-                self._frames.append(_Frame(step, now, copied))
+                self._frames.append(_Frame(step, now, copied, executed))
                 self._wake.notify()
         if self.simulated:
             self._simulate(now)
@@ -291,16 +297,14 @@ class RealTimeMPC:
         if not frames:
             return None
         for frame in frames:
-            self.controller.observe(frame.observation)
+            self.controller.observe(frame.observation, frame.executed)
         newest = frames[-1]
         self.counters.skipped += len(frames) - 1
         committed = self._committed_steps()
-        prefix = previous = None
+        prefix = None
         if committed:
             prefix = torch.from_numpy(self._schedule.committed(newest.step, committed, self._batch_size))
-        if newest.step > 0 and not self.controller.action_block:
-            before = self._schedule.committed(newest.step - 1, 1, self._batch_size)
-            previous = torch.from_numpy(before[:, 0])
+        previous = None if self.controller.action_block else newest.executed
         elapsed = 0 if self._planned_step is None else newest.step - self._planned_step
         plan = self.controller.plan(
             elapsed, prefix=prefix, previous_action=previous, budget=self._budget(newest, committed)

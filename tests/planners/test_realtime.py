@@ -77,6 +77,26 @@ def test_every_plan_begins_with_the_actions_that_were_executed_meanwhile():
             np.testing.assert_array_equal(executed[step + offset], [action, action])
 
 
+@pytest.mark.parametrize("compensate", [True, False])
+def test_a_model_that_asks_for_the_past_is_told_what_was_executed_not_what_was_planned(compensate):
+    told = []
+
+    class Remembering(PointWorld):
+        uses_past = True
+
+        def rollout(self, context, actions, past_actions):
+            told.append(tuple(past_actions[0, -1].tolist()))
+            return super().rollout(context, actions)
+
+    env = PointEnv(np.zeros(2), frame_skip=2, speed=0.3)
+    model = Remembering(frame_skip=2, speed=0.3)
+    drive(make_loop(make_controller(model=model), latency=0.18, compensate=compensate), env, 40)
+    executed = [tuple(action.tolist()) for action in env.actions[1::2]]
+    known = [executed.index(action) for action in told if not np.isnan(action[0])]
+    assert len(set(known)) > 5
+    assert known == sorted(known)
+
+
 def test_steps_missed_while_planning_are_skipped_and_not_caught_up():
     loop = make_loop(latency=0.25)
     drive(loop, PointEnv(np.zeros(2), frame_skip=2, speed=0.3), 40)
@@ -215,12 +235,12 @@ def test_action_and_observe_answer_while_a_plan_is_being_made_however_long_that_
 def test_on_a_real_clock_the_goal_is_reached():
     controller = make_controller(model=SlowWorld(frame_skip=2, speed=0.3))
     env = PointEnv(np.zeros(2), frame_skip=2, speed=0.3)
-    with RealTimeMPC(controller, rate_hz=40.0) as loop:
-        waits = run_for_real(loop, env, 2.0)
+    with RealTimeMPC(controller, rate_hz=20.0) as loop:
+        waits = run_for_real(loop, env, 3.0)
     assert controller.timings["plan_ms"] > 20
     assert np.quantile(waits, 0.25) < 0.001  # the rest says how busy the machine is
     assert loop.counters.plans > 5
-    assert np.abs(env.position - GOAL).max() < 0.2
+    assert np.abs(env.position - GOAL).max() < 0.3
 
 
 def test_plans_are_cut_by_the_deadline_instead_of_being_late():
