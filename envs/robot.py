@@ -117,7 +117,12 @@ class RobotEnv(TaskEnv):
         self._opened, self._bounds, self._usual = (model, data), action_bounds, usual.copy()
         self.joints = _joints(model)
         planes = np.flatnonzero(model.geom_type == mujoco.mjtGeom.mjGEOM_PLANE).tolist()
-        self.parts = SceneParts(choose_camera(model, None, name), floor=tuple(planes), free_view=free_view)
+        self.parts = SceneParts(
+            choose_camera(model, None, name),
+            agent=_driven_geoms(model),
+            floor=tuple(planes),
+            free_view=free_view,
+        )
         self.goal_names = tuple(text for joint in self.joints for text in joint.names())
         velocities = tuple(f"velocity {index}" for index in range(model.nv))
         self.proprio_names = (
@@ -195,6 +200,16 @@ def _joints(model: mujoco.MjModel) -> tuple[Joint, ...]:
         name = model.joint(index).name or f"joint {index}"
         found.append(Joint(name, int(model.jnt_type[index]), int(model.jnt_qposadr[index]), limits))
     return tuple(found)
+
+
+def _driven_geoms(model: mujoco.MjModel) -> tuple[int, ...]:
+    """The geoms that move and belong to something with actuators: the robot, not what it handles."""
+    on_joints = np.isin(
+        model.actuator_trntype, (mujoco.mjtTrn.mjTRN_JOINT, mujoco.mjtTrn.mjTRN_JOINTINPARENT)
+    )
+    roots = model.body_rootid[model.jnt_bodyid[model.actuator_trnid[on_joints, 0]]]
+    bodies = (model.body_weldid != 0) & np.isin(model.body_rootid, roots)
+    return tuple(np.flatnonzero(bodies[model.geom_bodyid]).tolist())
 
 
 def _turn(here: Positions, there: Positions) -> Batch:

@@ -213,3 +213,18 @@ def test_factors_of_physics_are_drawn_one_by_one():
     physics = sample_physics(np.random.default_rng(0), names)
     assert physics.mass == sample_physics(np.random.default_rng(0), ("mass",)).mass
     assert (physics.friction, physics.length) == (1.0, 1.0)
+
+
+def test_the_colours_of_any_robot_are_its_own_and_not_those_of_what_it_handles(tmp_path):
+    file = tmp_path / "arm.xml"
+    file.write_text("""<mujoco><worldbody><camera name="top" pos="0 0 2"/><geom type="plane" size="1 1 .1"/>
+        <body pos="-.4 0 .2"><joint name="j"/><geom type="sphere" size=".2"/></body>
+        <body pos=".4 0 .2"><freejoint/><geom type="sphere" size=".2"/></body></worldbody>
+        <actuator><motor joint="j" ctrlrange="-1 1"/></actuator></mujoco>""")
+    env = make(str(file), image_size=64)
+    env.reset(seed=0)
+    plain = env.render().astype(int)
+    changed = np.abs(env.render(look=Look(agent_rgb=(0.0, 1.0, 0.0))).astype(int) - plain).max(axis=-1) > 30
+    env.close()
+    assert changed[:, :32].sum() > 100
+    assert not changed[:, 32:].any()
