@@ -72,6 +72,8 @@ def load_weights(module: torch.nn.Module, tensors: dict[str, Tensor], source: Pa
         ValueError: naming the first tensor that is missing, unknown or of another shape.
     """
     wanted = module.state_dict()
+    # Tensors without a number, as of proprio that a model does not use, need not be in a file.
+    tensors = {name: tensor for name, tensor in wanted.items() if not tensor.numel()} | tensors
     for name, tensor in wanted.items():
         if name not in tensors:
             raise ValueError(f"{str(source)!r} does not fit its config: tensor {name!r} is missing")
