@@ -36,7 +36,7 @@ class LoggingPolicies:
     def __init__(self, text: str, env: CameraEnv) -> None:
         self.env = env
         self.specs = parse_policies(text)
-        self._makers = [_MAKERS[spec.name](spec, env) for spec in self.specs]
+        self._makers = [_MAKERS.get(spec.name, _Plain)(spec, env) for spec in self.specs]
         weights = np.array([spec.weight for spec in self.specs])
         self._shares = weights / weights.sum()
 
@@ -80,7 +80,7 @@ class _Noisy:
 
 
 class _Plain:
-    """`random...` and `waypoints`."""
+    """What `envs.make_policy` makes: the random ones and the scripted ones."""
 
     def __init__(self, spec: PolicySpec, env: CameraEnv) -> None:
         kind = spec.options.get("kind")
@@ -283,6 +283,7 @@ class _ReplayRun:
 _MAKERS: dict[str, Callable[[PolicySpec, Any], Callable[[np.random.Generator, int], Any]]] = {
     "random": _Plain,
     "waypoints": _Plain,
+    "scripted": _Plain,
     "sb3": _SB3,
     "planner": _Planner,
     "replay": _Replay,

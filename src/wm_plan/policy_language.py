@@ -1,7 +1,7 @@
 """The language of logging policies: `random:held*.5+planner:noise=.2*.3+waypoints*.2`.
 
     random | random:white | random:coloured | random:held    noise of four kinds
-    waypoints                       the scripted walk, where a task has one
+    waypoints | scripted            a scripted walk, and the task's own script, where a task has them
     sb3 | sb3:CHECKPOINT            the shipped SB3 policy of a task; a folder of wm-baseline, or an SB3 .zip
     planner | planner:model=DIR     our own controller, to one random goal after another
     replay:SRC                      the actions of logged trajectories, in whatever format they are
@@ -20,7 +20,7 @@ from wm_plan.suggestion import did_you_mean
 
 _OPTIONS = {
     "random": {"kind"},
-    "waypoints": set[str](),
+    "scripted": set[str](),
     "sb3": {"checkpoint"},
     "planner": {"model", "planner", "samples"},
     "replay": {"source"},
@@ -62,15 +62,15 @@ def _parse_one(text: str) -> PolicySpec:
     assert match is not None
     body, weight = match[1].strip(), match[2]
     name, _, rest = body.partition(":")
-    if name not in _OPTIONS:
+    taken = _options()
+    if name not in taken:
         raise ValueError(
-            f"Unknown policy {name!r}.{did_you_mean(name, _OPTIONS)} "
-            f"Known policies: {', '.join(policy_names())}"
+            f"Unknown policy {name!r}.{did_you_mean(name, taken)} Known policies: {', '.join(policy_names())}"
         )
     options: dict[str, str] = {}
     for place, option in enumerate(filter(None, rest.split(","))):
         key, given, value = option.partition("=")
-        known = _OPTIONS[name] | {"noise"}
+        known = taken[name] | {"noise"}
         if key in known and given:
             options[key] = value
         elif place == 0 and name in _FIRST_OPTION and (name != "planner" or not given):
@@ -88,6 +88,13 @@ def _parse_one(text: str) -> PolicySpec:
     if spec.noise < 0:
         raise ValueError(f"the noise of {text!r} must not be negative")
     return spec
+
+
+def _options() -> dict[str, set[str]]:
+    """The options of every policy; those of `envs.POLICIES` that are not named here take none but noise."""
+    from wm_plan.envs.policies import POLICIES
+
+    return {name: set[str]() for name in POLICIES if ":" not in name} | _OPTIONS
 
 
 def policy_names() -> tuple[str, ...]:
