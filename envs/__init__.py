@@ -13,7 +13,16 @@ from .looks import (
     sample_look,
     sample_renderer_look,
 )
-from .registration import env_kind, gymnasium_id, make, make_task, register_envs, short_name, task_names
+from .registration import (
+    FOREIGN,
+    env_kind,
+    gymnasium_id,
+    make,
+    make_task,
+    register_envs,
+    short_name,
+    task_names,
+)
 
 if TYPE_CHECKING:
     from .camera_env import CameraEnv
@@ -25,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_MUJOCO",
+    "FOREIGN",
     "PLAIN",
     "CameraEnv",
     "ClutterRanges",

@@ -20,6 +20,8 @@ class BuiltInTask(TaskEnv):
     """
 
     control_timestep: float = 0.02
+    rests_anywhere: bool = True
+    """Whether a state at rest stays as it is while nothing is done; False under gravity."""
 
     @classmethod
     @abstractmethod

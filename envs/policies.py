@@ -222,9 +222,19 @@ _RANDOM: dict[str, Callable[[CameraEnv, np.random.Generator], Policy]] = {
     "random:coloured": ColouredPolicy,
     "random:held": HeldPolicy,
 }
+
+
+def _scripted_policy(env: CameraEnv, rng: np.random.Generator) -> Policy:
+    """The task's own script, or else its walk through waypoints."""
+    if not isinstance(env, TaskEnv):
+        raise ValueError(f"{env.name} has no scripted policy; use one of {', '.join(_RANDOM)}")
+    return WaypointPolicy(env, rng) if env.servo_gains is not None else env.scripted_policy(rng)
+
+
 POLICIES: dict[str, Callable[[CameraEnv, np.random.Generator], Policy]] = {
     **_RANDOM,
     "waypoints": WaypointPolicy,
+    "scripted": _scripted_policy,
 }
 
 

@@ -24,6 +24,8 @@ _TASKS = {
     "reacher": ("wm_plan/Reacher-v0", "ReacherEnv"),
     "point_mass": ("wm_plan/PointMass-v0", "PointMassEnv"),
     "two_room": ("wm_plan/TwoRoom-v0", "TwoRoomEnv"),
+    "push_t": ("wm_plan/PushT-v0", "PushTEnv"),
+    "cartpole": ("wm_plan/Cartpole-v0", "CartpoleEnv"),
 }
 
 

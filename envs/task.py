@@ -129,6 +129,14 @@ class TaskEnv(CameraEnv):
         """What the robot feels of `state`; `proprio_names` says what each number is."""
         return np.asarray(state, np.float32)
 
+    def scripted_policy(self, rng: np.random.Generator) -> Any:  # noqa: ANN401
+        """The `Policy` that the task's own script is, made for good logs.
+
+        Raises:
+            ValueError: the task has none.
+        """
+        raise ValueError(f"{self.name} has no scripted policy; use one of random, random:held")
+
     # What a task may define otherwise: where it starts, and who moves its physics.
 
     def _start_state(self, seed: int | None) -> State:

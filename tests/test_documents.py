@@ -15,8 +15,8 @@ from PIL import Image
 
 import wm_plan
 from wm_plan.configuration import compose
-from wm_plan.envs import task_names
 from wm_plan.planners import planner_names
+from wm_plan.world_model import predictor_names
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -56,7 +56,7 @@ def test_measured_are_all_tasks_both_kinds_of_goals_and_every_reference() -> Non
         for row in json.loads(path.read_text()).get("rows", [])
     ]
     found = {(row["env"], row["protocol"], row["policy"]) for row in rows}
-    for task in task_names():
+    for task in predictor_names():
         for protocol in ("near", "far"):
             assert {(task, protocol, policy) for policy in ("planner", "physics", "random", "hold")} <= found
     assert {("reacher", "near", "rl"), ("reacher", "far", "rl")} <= found

@@ -186,7 +186,8 @@ def test_a_dry_run_checks_all_and_writes_nothing(capfd) -> None:
 def test_a_list_names_tasks_models_and_planners(capfd) -> None:
     found = plan(capfd, "--list", code=DONE)
     assert found["envs"] == list(envs.task_names())
-    assert set(found["models"]) == set(envs.task_names())
+    assert set(found["models"]) <= set(envs.task_names())
+    assert set(found["without_model"]) == set(envs.task_names()) - set(found["models"])
     assert {"cem", "mppi"} <= set(found["planners"])
 
 

@@ -58,7 +58,7 @@ def test_observations_hold_what_the_space_says(name):
 def test_constants_are_stated(name):
     env = task(name)
     assert env.name == name
-    assert env.control_timestep == pytest.approx(0.02)
+    assert 0.02 <= env.control_timestep <= 0.1
     assert env.frame_skip >= 1
     assert env.tolerance > 0
     assert any(character.isdigit() for character in env.tolerance_text)
@@ -146,15 +146,17 @@ def test_sampled_states_are_at_rest_valid_and_spread(name):
     assert not states[:, nq:].any()
     for state in states:
         np.testing.assert_array_equal(env.parse_goal(list(state[:nq])), state)
-    env.set_state(states[0])
     drift = []
     for state in states[:30]:
         env.set_state(state)
         env.advance(np.zeros(env.mj_model.nu), 10)
         drift.append(env.error(env.get_state(), state))
-    assert max(drift) < 0.05, "a valid state at rest stays where it is"
-    spread = np.quantile(states[:, :nq], 0.95, axis=0) - np.quantile(states[:, :nq], 0.05, axis=0)
-    assert (spread > 20 * env.tolerance).all()
+    if env.rests_anywhere:
+        assert max(drift) < 0.05, "a valid state at rest stays where it is"
+    else:
+        assert max(drift) > 0.5, "under gravity something falls"
+    assert np.median(env.error(states[:150], states[150:])) > 5
+    assert (np.ptp(states[:, :nq], axis=0) > 0.2).all()
 
 
 @every_task
@@ -187,9 +189,10 @@ def test_actions_beyond_the_bounds_act_like_the_bounds(name):
 
 
 @every_task
-@pytest.mark.parametrize("policy_name", ["random", "waypoints"])
+@pytest.mark.parametrize("policy_name", ["random", "its own"])
 def test_logging_policies_stay_in_bounds_hold_their_actions_and_repeat_by_seed(name, policy_name):
     env = task(name)
+    policy_name = env.logging_policy if policy_name == "its own" else policy_name
     runs = []
     for _ in range(2):
         policy = make_policy(policy_name, env, np.random.default_rng(4))
@@ -216,10 +219,10 @@ def test_the_logging_policy_moves_the_task_and_also_rests(name):
         env.reset(seed=seed)
         for step in range(30 * env.frame_skip):
             env.advance(policy.act(step, env.get_state()))
-            speeds.append(np.abs(env.get_state()[env.mj_model.nq :]).max())
-    fastest = max(speeds)
-    assert np.mean(np.array(speeds) < 0.1 * fastest) > 0.03
-    assert np.mean(np.array(speeds) > 0.4 * fastest) > 0.1
+            speeds.append(np.abs(env.get_state()[env.mj_model.nq :]))
+    parts = (np.array(speeds) / np.max(speeds, axis=0)).max(axis=1)
+    assert np.mean(parts < 0.1) > (0.03 if env.rests_anywhere else 0.0)
+    assert np.mean(parts > 0.4) > 0.1
 
 
 @every_task
@@ -228,11 +231,12 @@ def test_a_goal_in_words_is_a_position_at_rest(name):
     state = env.sample_state(np.random.default_rng(3))
     text = ",".join(repr(float(value)) for value in state[: env.mj_model.nq])
     np.testing.assert_array_equal(env.parse_goal(text), state)
-    for wrong in ("0.1", "0.1,0.2,0.3", "a,b", "", "nan,0", "0.1 0.2"):
+    few, many = ",".join(["0.1"] * (env.mj_model.nq - 1)), ",".join(["0.1"] * (env.mj_model.nq + 1))
+    for wrong in (few, many, "a" + few, "", f"nan,{few}", text.replace(",", " ")):
         with pytest.raises(ValueError, match=f"A state of {name} is .*numbers"):
             env.parse_goal(wrong)
     with pytest.raises(ValueError, match=rf"{name} .*-?9"):
-        env.parse_goal("9,0.1")
+        env.parse_goal(f"9,{few}")
 
 
 @every_task
@@ -242,7 +246,7 @@ def test_bad_input_is_named(name):
     for wrong in (np.zeros(env.mj_model.nu + 1), np.full(env.mj_model.nu, np.nan)):
         with pytest.raises(ValueError, match=f"an action of {name} is {env.mj_model.nu} finite numbers"):
             env.step(wrong)
-    with pytest.raises(ValueError, match=f"a state of {name} is 4 finite numbers"):
+    with pytest.raises(ValueError, match=f"a state of {name} is {len(env.get_state())} finite numbers"):
         env.reset(options={"state": np.zeros(3)})
     with pytest.raises(ValueError, match="Unknown reset option 'goal'. Known options: state"):
         env.reset(options={"goal": 1})
@@ -296,7 +300,9 @@ def test_every_place_the_task_can_be_in_is_seen_and_looks_its_own(name):
     for _ in range(20):
         state = env.sample_state(rng)
         moved = state.copy()
-        moved[: env.mj_model.nq] += 0.7 * env.tolerance / np.sqrt(env.mj_model.nq)
+        moved[: env.mj_model.nq] += 1e-4
+        moved[: env.mj_model.nq] += (0.7 / env.error(moved, state) - 1) * 1e-4
+        assert env.error(moved, state) < 1
         difference = env.render_goal(state).astype(int) - env.render_goal(moved)
         assert np.abs(difference).max() > 8, "less than a tolerance away is another picture"
 

@@ -7,10 +7,16 @@ import wm_plan.envs
 from wm_plan.envs import gymnasium_id, make, register_envs, task_names
 
 
-def test_the_three_tasks_and_their_ids():
-    assert task_names() == ("reacher", "point_mass", "two_room")
+def test_the_tasks_and_their_ids():
+    assert task_names() == ("reacher", "point_mass", "two_room", "push_t", "cartpole")
     ids = [gymnasium_id(name) for name in task_names()]
-    assert ids == ["wm_plan/Reacher-v0", "wm_plan/PointMass-v0", "wm_plan/TwoRoom-v0"]
+    assert ids == [
+        "wm_plan/Reacher-v0",
+        "wm_plan/PointMass-v0",
+        "wm_plan/TwoRoom-v0",
+        "wm_plan/PushT-v0",
+        "wm_plan/Cartpole-v0",
+    ]
     assert set(ids) <= set(gymnasium.registry)
 
 

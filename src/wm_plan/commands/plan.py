@@ -312,10 +312,17 @@ def _list(job: Job) -> int:
     found: dict[str, Any] = {
         "envs": list(envs.task_names()),
         "models": list(predictor_names()),
+        "without_model": [name for name in envs.task_names() if name not in predictor_names()],
         "encoders": list(encoder_names()),
         "planners": planner_names(),
     }
-    job.print_result(found, "\n".join(f"{key:<9} {', '.join(names)}" for key, names in found.items()))
+    lines = [
+        f"{'envs':<9} {', '.join(found['envs'])}; or {envs.FOREIGN}",
+        f"{'models':<9} {', '.join(found['models'])}",
+        *(f"{'':<9} none is shipped yet for {name}: --model DIR" for name in found["without_model"]),
+        *(f"{key:<9} {', '.join(found[key])}" for key in ("encoders", "planners")),
+    ]
+    job.print_result(found, "\n".join(lines))
     return DONE
 
 
