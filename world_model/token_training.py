@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from .calibration import Reached
@@ -41,6 +41,8 @@ from .training_state import (
     warmup_cosine,
 )
 from .vjepa2_ac import NextState, VJEPA2ACConfig, VJEPA2ACPredictor, normed
+
+_NORMALISER_FRAMES = 1024
 
 
 class Family(StrEnum):
@@ -203,11 +205,7 @@ def train_token_model(
     on_stage("encoding frames")
     tokens = cached_latents(encoder, store, progress=lambda done, total: progress(done, total, {}))
     clips = Clips(store, tokens, config)
-    rows = np.concatenate([np.arange(store.num_rows)[store.episode_rows(e)][:-1] for e in train])
-    states = None if clips.states is None else clips.states[rows]
-    some = np.sort(np.random.default_rng([config.seed, 1]).permutation(rows)[:2048])
-    seen = normed(torch.from_numpy(tokens[some]).float())
-    model.predictor.fit_normalisers(seen, clips.actions[rows], states)
+    clips.fit_normalisers(model.predictor, train)
     model.predictor.to(device)
     optimizer = torch.optim.AdamW(
         model.predictor.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
@@ -243,15 +241,9 @@ def train_token_model(
             append_metrics(out, {"step": done, **metrics})
             progress(done, config.num_steps, metrics)
         if done % config.save_every == 0 or done == config.num_steps:
-            state = {
-                "predictor": model.predictor.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "step": done,
-                "seconds": seconds + time.monotonic() - began,
-                "sums": sums,
-                "settings": settings,
-            }
-            save_state(out, state)
+            progressed = {"step": done, "seconds": seconds + time.monotonic() - began, "sums": sums}
+            weights = {"predictor": model.predictor.state_dict(), "optimizer": optimizer.state_dict()}
+            save_state(out, {**weights, **progressed, "settings": settings})
     on_stage("calibration")
     model = model.to(device).eval().requires_grad_(False)
     calibrate_tokens(model, tokens, clips.actions, clips.states, store, train, held, reached)
@@ -279,11 +271,23 @@ class Clips:
         config: TokenTrainConfig,
     ) -> None:
         """Read the numbers; tokens stay on disk."""
+        self.store, self.seed = store, config.seed
         self.tokens = tokens
         self.actions = torch.from_numpy(np.nan_to_num(store.read("action")).astype(np.float32))
         self.states: Tensor | None = None
         if config.use_proprio:
             self.states = torch.from_numpy(store.read("proprio").astype(np.float32))
+
+    def fit_normalisers(self, predictor: TokenPredictor, episodes: Int[np.ndarray, " chosen"]) -> None:
+        """Give the predictor the mean and std of these episodes; of tokens, those of some frames."""
+        rows = np.concatenate(
+            [np.arange(self.store.num_rows)[self.store.episode_rows(e)][:-1] for e in episodes]
+        )
+        some = np.sort(np.random.default_rng([self.seed, 1]).permutation(rows)[:_NORMALISER_FRAMES])
+        seen = normed(torch.from_numpy(self.tokens[some]).float())
+        predictor.fit_normalisers(
+            seen, self.actions[rows], None if self.states is None else self.states[rows]
+        )
 
     def read(self, rows: np.ndarray, device: str) -> tuple[Tensor, Tensor, Tensor | None]:
         """Layer-normed tokens (B, T, P, D) of rows (B, T), the T - 1 actions between them, and proprio."""
