@@ -1,13 +1,16 @@
-"""Random 16-frame windows of logged frames: frames per CPU second, the native store beside a raw memmap.
+"""Random 16-frame windows of logged frames: frames per CPU second in each format, beside a raw memmap.
 
     python benchmarks/loading.py [--data DIR] [--windows 400] [--length 16] [--json]
 
 Without `--data`, 10,000 frames of reacher at 96 px are logged into a temporary folder first. The raw memmap
-holds the same frames uncompressed: it is the floor, and what the store's size is compared with.
+holds the same frames uncompressed: it is the floor, and what sizes are compared with. LeRobot's video (AV1,
+as LeRobotDataset v3.0 has it), its PNG images and Minari are read by this library; "minari package" is the
+same dataset read as that package does it, by whole episodes.
 """
 
 import argparse
 import json
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -16,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from wm_plan.collecting import CollectConfig, collect
+from wm_plan.world_model.formats import default_columns, open_source, write_lerobot, write_minari
 from wm_plan.world_model.store import TrajectoryStore
 
 READ_ROWS = 4096
@@ -34,7 +38,7 @@ def main() -> None:
     flags = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         data = flags.data or log_frames(Path(folder) / "data")
-        rows = measure(data, Path(folder) / "frames.npy", flags.windows, flags.length, flags.seed)
+        rows = measure(data, Path(folder), flags.windows, flags.length, flags.seed)
     if flags.json:
         print(
             json.dumps({"windows": flags.windows, "length": flags.length, "seed": flags.seed, "rows": rows})
@@ -50,29 +54,76 @@ def main() -> None:
 
 def log_frames(root: Path) -> Path:
     """100 episodes of 100 frames."""
-    collect(CollectConfig("reacher", num_episodes=100, num_steps=99), root)
+    collect(CollectConfig("reacher", num_episodes=100, num_steps=99, image_size=96), root)
     return root
 
 
-def measure(data: Path, raw: Path, num_windows: int, length: int, seed: int) -> list[dict]:
-    """One row a format; both give the same frames, which is checked."""
+def measure(data: Path, folder: Path, num_windows: int, length: int, seed: int) -> list[dict]:
+    """One row a format; all give the same frames (video nearly), which is checked."""
     store = TrajectoryStore(data)
     windows = store.windows(history=1, horizon=length - 1).sample(num_windows, np.random.default_rng(seed))
+    raw = folder / "frames.npy"
     shape = (store.num_rows, *store.columns["pixels"].shape)
     memmap = np.lib.format.open_memmap(raw, mode="w+", dtype=np.uint8, shape=shape)
     for start in range(0, store.num_rows, READ_ROWS):
         span = slice(start, min(start + READ_ROWS, store.num_rows))
         memmap[span] = store.read("pixels", span)
     frames = np.load(raw, mmap_mode="r")
-    assert np.array_equal(store.read_windows("pixels", windows[:2]), frames[windows[:2]])
-    shard_bytes = sum(path.stat().st_size for path in data.glob("*.h5"))
-    return [
-        {
-            "format": "native store",
-            **timed(lambda rows: store.read_windows("pixels", rows), windows, shard_bytes),
-        },
-        {"format": "raw memmap", **timed(lambda rows: frames[rows], windows, raw.stat().st_size)},
-    ]
+    source = open_source(data)
+    video = write_lerobot(source, folder / "lerobot-video")
+    images = write_lerobot(source, folder / "lerobot-images", images=True)
+    minari = write_minari(source, folder / "minari" / "logged-v0")
+    readers = {
+        "native store": (lambda rows: store.read_windows("pixels", rows), data),
+        "raw memmap": (lambda rows: frames[rows], raw),
+        "LeRobot video": (by_episode(store, video), video),
+        "LeRobot images": (by_episode(store, images), images),
+        "Minari": (by_episode(store, minari), minari),
+        "minari package": (whole_episodes(store, minari), minari),
+    }
+    rows = []
+    for name, (read, path) in readers.items():
+        for window in windows[:2]:
+            difference = read(window[None]).astype(np.int16) - frames[window[None]]
+            assert np.abs(difference).mean() < (3 if "video" in name else 1e-9), name
+        rows.append({"format": name, **timed(read, windows, size_of(path))})
+    return rows
+
+
+def by_episode(store: TrajectoryStore, path: Path) -> Callable[[np.ndarray], np.ndarray]:
+    """Read windows of the store's rows from the same data in another format."""
+    source = open_source(path)
+    camera = default_columns(source)["pixels"]
+
+    def read(rows: np.ndarray) -> np.ndarray:
+        first = int(rows[0, 0])
+        episode = int(np.searchsorted(store.offsets, first, side="right")) - 1
+        start = first - int(store.offsets[episode])
+        return source.read(episode, [camera], start, start + rows.shape[1])[camera][None]
+
+    return read
+
+
+def whole_episodes(store: TrajectoryStore, path: Path) -> Callable[[np.ndarray], np.ndarray]:
+    """Read the same windows through the `minari` package."""
+    os.environ["MINARI_DATASETS_PATH"] = str(path.parent)
+    import minari
+
+    dataset = minari.load_dataset(path.name)
+
+    def read(rows: np.ndarray) -> np.ndarray:
+        first = int(rows[0, 0])
+        episode = int(np.searchsorted(store.offsets, first, side="right")) - 1
+        start = first - int(store.offsets[episode])
+        frames = dataset[episode].observations["pixels"]
+        return np.asarray(frames[start : start + rows.shape[1]])[None]
+
+    return read
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of the files in a folder."""
+    return sum(file.stat().st_size for file in [path, *path.rglob("*")] if file.is_file())
 
 
 def timed(read: Callable[[np.ndarray], np.ndarray], windows: np.ndarray, num_bytes: int) -> dict[str, float]:

@@ -5,6 +5,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,7 @@ class TrajectoryStore:
         self._starts = np.array([file.start for file in self._files])
         self._digests: dict[Path, str] = {}
         self._handles: OrderedDict[Path, h5py.File] = OrderedDict()
+        self._open_columns: dict[Path, dict[str, h5py.Dataset]] = {}
         self._pid = os.getpid()
 
     @property
@@ -132,18 +134,20 @@ class TrajectoryStore:
         if wanted.ndim != 1 or (wanted.size and not 0 <= wanted.min() <= wanted.max() < self.num_rows):
             raise ValueError(f"rows must be a list of numbers from 0 to {self.num_rows - 1}")
         files = np.searchsorted(self._starts, wanted, side="right") - 1
-        breaks = np.flatnonzero(np.diff(files)) + 1
-        spec = self._spec(column, np.unique(files))
-        values = np.empty((len(wanted), *spec.shape), spec.dtype)
+        breaks = np.flatnonzero(files[1:] != files[:-1]) + 1
+        spec = self.columns.get(column) or self._spec(column, np.unique(files))
+        parts = []
         for start, end in _spans(breaks, len(wanted)):
             file = self._files[files[start]]
             local = wanted[start:end] - file.start
             local = local if file.row_of is None else file.row_of[local]
             try:
-                self._read_file(file, column, local, values[start:end])
+                parts.append(self._read_file(file, column, local))
             except (OSError, RuntimeError, KeyError) as error:
                 raise ValueError(f"{file.path} is damaged: {column!r} cannot be read: {error}") from error
-        return values
+        if len(parts) == 1:
+            return parts[0]
+        return np.concatenate(parts) if parts else np.empty((0, *spec.shape), spec.dtype)
 
     def read_windows(
         self, column: str, rows: Int[np.ndarray, "batch length"]
@@ -238,6 +242,7 @@ class TrajectoryStore:
 
     def close(self) -> None:
         """Close the files that are open; reading opens them again."""
+        self._open_columns.clear()
         while self._handles:
             self._handles.popitem()[1].close()
 
@@ -249,25 +254,42 @@ class TrajectoryStore:
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the open files."""
-        return {**self.__dict__, "_handles": OrderedDict()}
+        return {**self.__dict__, "_handles": OrderedDict(), "_open_columns": {}}
 
-    def _read_file(self, file: _File, column: str, rows: Int[np.ndarray, " row"], out: np.ndarray) -> None:
-        """Read `rows` of one file into `out`, span by span."""
-        dataset = self._open(file.path)[column]
+    def _read_file(
+        self, file: _File, column: str, rows: Int[np.ndarray, " row"]
+    ) -> Shaped[np.ndarray, "row ..."]:
+        """Read `rows` of one file, span by span."""
+        dataset = self._dataset(file.path, column)
+        spans = _spans(np.flatnonzero(rows[1:] != rows[:-1] + 1) + 1, len(rows))
+        if len(spans) == 1:
+            return dataset[int(rows[0]) : int(rows[-1]) + 1]
+        spec = file.specs[column]
         low, high = int(rows.min()), int(rows.max()) + 1
-        row_bytes = max(1, dataset.dtype.itemsize * int(np.prod(dataset.shape[1:])))
+        row_bytes = max(1, spec.dtype.itemsize * prod(spec.shape))
         if row_bytes < _READ_THROUGH_ROW_BYTES and (high - low) * row_bytes <= _READ_THROUGH_BYTES:
-            out[:] = dataset[low:high][rows - low]
-            return
-        for start, end in _spans(np.flatnonzero(np.diff(rows) != 1) + 1, len(rows)):
-            dataset.read_direct(out, np.s_[rows[start] : rows[start] + end - start], np.s_[start:end])
+            return dataset[low:high][rows - low]
+        values = np.empty((len(rows), *spec.shape), spec.dtype)
+        for start, end in spans:
+            values[start:end] = dataset[int(rows[start]) : int(rows[start]) + end - start]
+        return values
+
+    def _dataset(self, path: Path, column: str) -> h5py.Dataset:
+        """An open column; opening one takes as long as reading a few frames of it."""
+        file = self._open(path)
+        columns = self._open_columns.setdefault(path, {})
+        if column not in columns:
+            columns[column] = file[column]
+        return columns[column]
 
     def _open(self, path: Path) -> h5py.File:
         if self._pid != os.getpid():
-            self._handles, self._pid = OrderedDict(), os.getpid()
+            self._handles, self._open_columns, self._pid = OrderedDict(), {}, os.getpid()
         if path not in self._handles:
             while len(self._handles) >= _MAX_OPEN_FILES:
-                self._handles.popitem(last=False)[1].close()
+                oldest, file = self._handles.popitem(last=False)
+                self._open_columns.pop(oldest, None)
+                file.close()
             if path in self._filtered:
                 require_filters(path)
             self._handles[path] = h5py.File(path, "r", rdcc_nbytes=0)

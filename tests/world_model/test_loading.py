@@ -82,7 +82,7 @@ def test_padding_repeats_the_last_row_and_takes_no_action(tmp_path: Path) -> Non
 def test_any_number_of_workers_gives_the_same_batches_in_the_same_order(tmp_path: Path) -> None:
     batches = make_batches(numbered_store(tmp_path / "data"), seed=3)
     orders = []
-    for workers in (0, 2, 3):
+    for workers in (0, 1, 2):
         loader = DataLoader(batches, batch_size=None, num_workers=workers)
         orders.append([batch["pixels"][:, 0, 0, 0, 0].tolist() for batch in loader])
     assert orders[0] == orders[1] == orders[2]
