@@ -84,6 +84,7 @@ def test_an_empty_episode_is_refused():
 def test_an_unknown_policy_is_answered_with_the_nearest():
     env = make("reacher", render=False)
     with pytest.raises(
-        ValueError, match="Unknown policy 'randm'. Did you mean 'random'. Known policies: random, random:white"
+        ValueError,
+        match="Unknown policy 'randm'. Did you mean 'random'. Known policies: random, random:white",
     ):
         make_policy("randm", env, np.random.default_rng(0))
