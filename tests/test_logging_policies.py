@@ -153,7 +153,7 @@ def test_the_shipped_sb3_policy_goes_to_goals() -> None:
 
 
 def test_our_own_planner_collects_the_same_episode_again() -> None:
-    recipe = make_recipe(make_config(policy="planner:samples=16,noise=.2", num_steps=3, image_size=96))
+    recipe = make_recipe(make_config(policy="planner:samples=64,noise=.2", num_steps=3, image_size=96))
     maker = EpisodeMaker(recipe)
     first, _, again = maker.columns(4), maker.columns(5), maker.columns(4)
     maker.close()
