@@ -11,6 +11,7 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from .distributed import gathered, part_of
 from .masking import LONG_RANGE, SHORT_RANGE, MaskConfig, block_mask, split_tokens
 from .vit import Block, VideoViT, ViTConfig, gather_tokens, init_linear
 
@@ -26,6 +27,8 @@ class JEPAConfig:
         target_layers: encoder blocks whose outputs are predicted, counted from 1; several keep low-level
             detail (position to a fraction of a patch) in the latents, which the last block alone lets go.
         masks: kinds of mask; each clip is masked once by each.
+        target: "ema", the teacher's latents; or "self", the encoder's own with gradients, which collapses: to
+            see that it does.
         saliency: 0 draws mask centres uniformly over the frame; 1 in proportion to how much a patch varies in
             space and time; between, a mixture.
     """
@@ -35,6 +38,7 @@ class JEPAConfig:
     predictor_heads: int = 3
     target_layers: list[int] = field(default_factory=lambda: [2, 4])
     masks: list[MaskConfig] = field(default_factory=lambda: [replace(SHORT_RANGE), replace(LONG_RANGE)])
+    target: str = "ema"
     saliency: float = 0.7
 
     def __post_init__(self) -> None:
@@ -49,6 +53,8 @@ class JEPAConfig:
             )
         if not self.masks:
             raise ValueError("masks must name at least one kind of mask")
+        if self.target not in {"ema", "self"}:
+            raise ValueError(f"jepa.target must be ema or self, got {self.target!r}")
         if not 0 <= self.saliency <= 1:
             raise ValueError(f"saliency must be from 0 to 1, got {self.saliency}")
 
@@ -104,31 +110,45 @@ class JEPA(nn.Module):
         self.teacher = copy.deepcopy(self.encoder).requires_grad_(False)
         self.predictor = MaskedPredictor(encoder, config, target_width=len(layers) * encoder.width)
 
-    @torch.no_grad()
     def targets(
         self, pixel_values: Float[Tensor, "batch frame 3 height width"]
     ) -> Float[Tensor, "batch token dim"]:
-        """The teacher's latents of whole clips: the chosen layers, each layer-normed, side by side."""
-        tokens, layers = self.teacher.embed(pixel_values), []
-        for index, block in enumerate(self.teacher.blocks, start=1):
-            tokens = block(tokens)
-            if index in self.config.target_layers:
-                layers.append(F.layer_norm(tokens, tokens.shape[-1:]))
-        return torch.cat(layers, dim=-1)
+        """The teacher's latents of whole clips: the chosen layers, side by side, each layer-normed."""
+        own = self.config.target == "self"
+        vit = self.encoder if own else self.teacher
+        with torch.set_grad_enabled(own and torch.is_grad_enabled()):
+            tokens, layers = vit.embed(pixel_values), []
+            for index, block in enumerate(vit.blocks, start=1):
+                tokens = block(tokens)
+                if index in self.config.target_layers:
+                    layers.append(tokens if own else F.layer_norm(tokens, tokens.shape[-1:]))
+            return torch.cat(layers, dim=-1)
 
     def forward(
-        self, pixel_values: Float[Tensor, "batch frame 3 height width"], generator: torch.Generator
+        self,
+        pixel_values: Float[Tensor, "batch frame 3 height width"],
+        generator: torch.Generator,
+        teacher_values: Float[Tensor, "batch frame 3 height width"] | None = None,
     ) -> Float[Tensor, ""]:
-        """L1 between predicted and teacher latents at the hidden places, averaged over the masks."""
+        """L1 between predicted and teacher latents at the hidden places, averaged over the masks.
+
+        Args:
+            pixel_values: the clips, in part visible to the encoder.
+            generator: draws the masks, of all processes' clips.
+            teacher_values: the same clips as the teacher sees them; alike when None.
+        """
         size = self.encoder.config
-        targets = self.targets(pixel_values)
-        centres = self._centres(pixel_values).cpu()  # masks are drawn on the CPU, alike for every device
+        plain = pixel_values if teacher_values is None else teacher_values
+        targets = self.targets(plain)
+        centres = gathered(self._centres(plain)).cpu()  # drawn on the CPU, alike for every device
+        mine = part_of(len(centres))
         losses = []
         for mask in self.config.masks:
             hidden = block_mask(mask, size.grid_size, centres, generator).flatten(1)
             num_tubelets = pixel_values.shape[1] // size.tubelet_size
             visible, target = (
-                index.to(targets.device) for index in split_tokens(hidden, num_tubelets, mask, generator)
+                index[mine].to(targets.device)
+                for index in split_tokens(hidden, num_tubelets, mask, generator)
             )
             context = self.encoder(pixel_values, visible)
             predicted = self.predictor(context, self.encoder.positions, visible, target)

@@ -42,3 +42,19 @@ def vicreg(
     covariance = centred.T @ centred / (len(latents) - 1)
     off_diagonal = covariance.square().sum() - covariance.diagonal().square().sum()
     return F.relu(target_std - std).mean(), off_diagonal / latents.shape[1]
+
+
+def barlow_twins(
+    first: Float[Tensor, "sample dim"], second: Float[Tensor, "sample dim"], redundancy: float = 0.005
+) -> Float[Tensor, ""]:
+    """How far the cross-correlation of two views' latents is from the identity.
+
+    Source: Barlow Twins, arXiv:2103.03230, equation 1.
+    """
+
+    def standardised(latents: Tensor) -> Tensor:
+        return (latents - latents.mean(dim=0)) / (latents.var(dim=0, correction=0) + 1e-5).sqrt()
+
+    correlation = standardised(first).T @ standardised(second) / len(first)
+    off_diagonal = correlation.square().sum() - correlation.diagonal().square().sum()
+    return (1 - correlation.diagonal()).square().sum() + redundancy * off_diagonal

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-_COLLAPSED = 0.05
+_COLLAPSED = 0.1
 """Fraction of the spread at the start of training below which latents are said to collapse."""
 
 
@@ -24,6 +24,16 @@ def effective_rank(latents: Float[Tensor, "sample dim"]) -> float:
     spectrum = torch.linalg.eigvalsh(centred.T @ centred).clamp(min=0)
     share = spectrum / spectrum.sum().clamp(min=1e-30)
     return float(torch.exp(-(share * share.clamp(min=1e-30).log()).sum()))
+
+
+def uniformity(latents: Float[Tensor, "sample dim"], max_samples: int = 1024) -> float:
+    """How evenly directions of latents cover the sphere: log of the mean of exp(-2 d^2); lower is more even.
+
+    Source: Wang & Isola, arXiv:2005.10242. 0 is complete collapse; -4 is about the least.
+    """
+    every = max(1, len(latents) // max_samples)
+    directions = torch.nn.functional.normalize(latents[::every].float(), dim=1)
+    return float(torch.pdist(directions).square().mul(-2).exp().mean().clamp(min=1e-30).log())
 
 
 def collapse_warning(start: dict[str, float], now: dict[str, float]) -> str | None:

@@ -12,12 +12,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
-from torch import Tensor
+from torch import Tensor, nn
 
+from .clips import Clips, ClipSampler, LookConfig, PixelValues
+from .distributed import average_gradients, gathered, num_ranks, part_of, process_group, rank
+from .dynamics_objective import DynamicsConfig, DynamicsObjective, frame_tokens
 from .encoder import JEPAEncoder
 from .jepa import JEPA, JEPAConfig
-from .monitors import collapse_warning, effective_rank, mean_std
+from .monitors import collapse_warning, effective_rank, mean_std, uniformity
+from .precision import has_fast_bfloat16
 from .store import TrajectoryStore
 from .training_state import (
     Progress,
@@ -29,13 +32,12 @@ from .training_state import (
     save_state,
     warmup_cosine,
 )
+from .view_objectives import KINDS, ViewConfig, ViewObjective
 from .vit import ViTConfig
-from .windows import Windows
 
 _MONITORED_CLIPS = 64
 
-_Clips = UInt8[np.ndarray, "clip frame height width 3"]
-_PixelValues = Float[Tensor, "clip frame 3 size size"]
+OBJECTIVES = ("vjepa", "ijepa", *KINDS)
 
 
 @dataclass
@@ -43,48 +45,72 @@ class PretrainConfig:
     """How an encoder is pretrained.
 
     Attributes:
+        objective: "vjepa" predicts the teacher's latents of masked places of a video, "ijepa" of a frame;
+            "vicreg", "barlow_twins" and "sigreg" bring two views together.
         encoder: its sizes.
-        jepa: predictor, targets and masks.
+        jepa: predictor, targets and masks of vjepa and ijepa.
+        views: of the other objectives.
+        dynamics: what actions do, beside any objective; it needs logs with actions.
+        looks: in which looks clips are seen.
         feature_layers: layers whose outputs are the frozen encoder's tokens; 0 is the patch embedding.
         num_steps: optimiser steps.
-        batch_size: clips a step.
+        batch_size: clips a step, of all processes together.
+        accumulate: parts in which a step's clips are gone through, to save memory; contrast and
+            regularisers see one part at a time.
         clip_frames: frames a clip; consecutive rows of the log.
         still_rate: fraction of clips that show one frame throughout, as planning will.
-        varied_rate: fraction of clips in varied looks, where the log has them.
         learning_rate: its peak.
         weight_decay: AdamW's.
         momentum: the teacher's at the start; it rises to 1 along a cosine.
+        precision: of matrix products: "float32", "bfloat16", or "auto", bfloat16 where that is faster.
+        stop_on_collapse: stop when the latents have lost their spread, instead of warning once.
         seed: of weights, clips and masks.
         log_every: steps from one line of metrics to the next.
+        probe_every: steps from one probe of the true state to the next; 0 for none.
         save_every: steps from one checkpoint to the next.
     """
 
+    objective: str = "vjepa"
     encoder: ViTConfig = field(default_factory=ViTConfig)
     jepa: JEPAConfig = field(default_factory=JEPAConfig)
-    feature_layers: list[int] = field(default_factory=lambda: [2])
-    num_steps: int = 1600
-    batch_size: int = 32
+    views: ViewConfig = field(default_factory=ViewConfig)
+    dynamics: DynamicsConfig = field(default_factory=DynamicsConfig)
+    looks: LookConfig = field(default_factory=LookConfig)
+    feature_layers: list[int] = field(default_factory=lambda: [4])
+    num_steps: int = 6000
+    batch_size: int = 8
+    accumulate: int = 1
     clip_frames: int = 4
     still_rate: float = 0.3
-    varied_rate: float = 0.5
     learning_rate: float = 1e-3
-    weight_decay: float = 0.04
+    weight_decay: float = 0.02
     momentum: float = 0.99
+    precision: str = "auto"
+    stop_on_collapse: bool = False
     seed: int = 0
-    log_every: int = 20
-    save_every: int = 100
+    log_every: int = 50
+    probe_every: int = 0
+    save_every: int = 200
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained."""
-        for name in ("num_steps", "batch_size", "clip_frames", "log_every", "save_every"):
+        if self.objective not in OBJECTIVES:
+            raise ValueError(f"objective must be one of {', '.join(OBJECTIVES)}, got {self.objective!r}")
+        if self.precision not in {"auto", "float32", "bfloat16"}:
+            raise ValueError(f"precision must be auto, float32 or bfloat16, got {self.precision!r}")
+        for name in ("num_steps", "batch_size", "accumulate", "clip_frames", "log_every", "save_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"batch_size {self.batch_size} cannot be gone through in {self.accumulate} equal parts"
+            )
         if self.clip_frames > self.encoder.num_frames or self.clip_frames % self.encoder.tubelet_size:
             raise ValueError(
                 f"clip_frames must be a multiple of {self.encoder.tubelet_size} "
                 f"up to {self.encoder.num_frames}, got {self.clip_frames}"
             )
-        for name in ("still_rate", "varied_rate", "momentum"):
+        for name in ("still_rate", "momentum"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be from 0 to 1, got {getattr(self, name)}")
         if not self.learning_rate > 0 or not self.weight_decay >= 0:
@@ -103,79 +129,113 @@ class PretrainConfig:
                 )
 
 
-class ClipSampler:
-    """Draws clips of consecutive frames, from each source equally often, in plain and in varied looks."""
+class _Model(nn.Module):
+    """Encoder, teacher, and whatever objectives need besides."""
+
+    def __init__(self, config: PretrainConfig, action_dims: list[int]) -> None:
+        """Build with random weights, for tasks of these numbers of actions."""
+        super().__init__()
+        self.config = config
+        size = config.encoder
+        self.jepa = JEPA(size, config.jepa)
+        masked = config.objective in {"vjepa", "ijepa"}
+        num_tubelets = 1 if config.views.between == "times" else config.clip_frames // size.tubelet_size
+        num_tokens = num_tubelets * size.grid_size**2
+        self.views = None if masked else ViewObjective(config.objective, num_tokens, size.width, config.views)
+        wanted = config.dynamics.weight > 0 or config.dynamics.inverse_weight > 0
+        self.dynamics = (
+            DynamicsObjective(size.grid_size, size.width, action_dims, config.dynamics)
+            if wanted and action_dims
+            else None
+        )
+
+    def clip_losses(
+        self, clips: Clips, device: torch.device, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """What the objective says of a batch of clips."""
+        seen, plain = clips.seen.to(device), clips.plain.to(device)
+        if self.views is None:
+            if self.config.objective == "ijepa":
+                seen, plain = seen[:, : self._tubelet], plain[:, : self._tubelet]
+            return {"masked": self.jepa(seen, generator, plain)}
+        if self.config.views.between == "times":
+            first, second = seen[:, : self._tubelet], seen[:, -self._tubelet :]
+        else:
+            first, second = seen, plain
+        return self.views(self.jepa.encoder(first), self.jepa.encoder(second), generator)
+
+    def compared(self, pixel_values: PixelValues) -> Tensor:
+        """The latents of clips (clip, ..., dim) that predictions or views are compared by."""
+        if self.views is None:
+            return self.jepa.targets(pixel_values)
+        clips = pixel_values[:, : self._tubelet] if self.config.views.between == "times" else pixel_values
+        return self.views.latents(self.jepa.encoder(clips))
+
+    def window_losses(
+        self, task: int, clips: Clips, actions: Tensor, device: torch.device
+    ) -> dict[str, Tensor]:
+        """What actions do, of a batch of windows of one task."""
+        assert self.dynamics is not None
+        tokens = frame_tokens(self.jepa.encoder, clips.seen.to(device))
+        with torch.no_grad():
+            there = frame_tokens(self.jepa.teacher, clips.plain.to(device))
+        return self.dynamics(task, tokens, there, actions.to(device))
+
+    @property
+    def _tubelet(self) -> int:
+        return self.config.encoder.tubelet_size
+
+
+class _Data:
+    """Where clips and windows of actions come from."""
 
     def __init__(
-        self,
-        store: TrajectoryStore,
-        config: PretrainConfig,
-        preprocess: Callable[[_Clips], _PixelValues],
+        self, store: TrajectoryStore, config: PretrainConfig, preprocess: Callable[..., PixelValues]
     ) -> None:
-        """Look up where clips may start; raises what `check` raises."""
-        self._store, self._config, self._preprocess = store, config, preprocess
-        self._windows = self.check(store, config)
-        has_varied = store.rows_with("pixels_varied") if config.varied_rate > 0 and _varied(store) else None
-        self._varied = [
-            has_varied is not None and bool(has_varied[store.offsets[store.sources == source]].all())
-            for source in range(len(store.paths))
-        ]
-        self._periods = [recipe.get("look_period") or 1 for recipe in store.recipes]
-
-    @staticmethod
-    def check(store: TrajectoryStore, config: PretrainConfig) -> list[Windows]:
-        """Where clips may start in each source.
-
-        Raises:
-            ValueError: a source lacks the column `pixels`, or none of its episodes is long enough.
-        """
-        has_pixels, windows = store.rows_with("pixels"), []
-        for source, path in enumerate(store.paths):
-            episodes = np.flatnonzero(store.sources == source)
-            if not has_pixels[store.offsets[episodes]].all():
-                raise ValueError(f"{path} has no column 'pixels'; pretraining needs frames")
-            windows.append(store.windows(config.clip_frames, 0, episodes=episodes))
-        return windows
-
-    def draw(self, num_clips: int, rng: np.random.Generator) -> _PixelValues:
-        """Draw clips independently; sources may have frames of different sizes."""
-        sources = rng.integers(len(self._windows), size=num_clips)
-        varied = rng.random(num_clips) < self._config.varied_rate
-        clips: list[Tensor] = []
-        order: list[np.ndarray] = []
-        for source in np.unique(sources).tolist():
-            for wanted in (False, True):
-                chosen = np.flatnonzero((sources == source) & (varied == wanted))
-                if len(chosen) == 0:
-                    continue
-                column = "pixels_varied" if wanted and self._varied[source] else "pixels"
-                rows = self._rows(source, len(chosen), column, rng)
-                clips.append(self._preprocess(self._store.read_windows(column, rows)))
-                order.append(chosen)
-        return torch.cat(clips)[torch.from_numpy(np.argsort(np.concatenate(order)))]
-
-    def _rows(
-        self, source: int, num_clips: int, column: str, rng: np.random.Generator
-    ) -> Int[np.ndarray, "clip frame"]:
-        """Rows of clips; in varied looks, of clips that one look spans."""
-        rows = self._windows[source].sample(num_clips, rng)
-        if column == "pixels_varied":
-            store, period = self._store, self._periods[source]
-            episodes = np.searchsorted(store.offsets, rows[:, 0], side="right") - 1
-            in_period = (rows[:, 0] - store.offsets[episodes]) % period
-            slack = max(0, period - self._config.clip_frames)
-            rows = rows - np.minimum(np.maximum(in_period - slack, 0), in_period)[:, None]
-        still = rng.random(num_clips) < self._config.still_rate
-        return np.where(still[:, None], rows[:, :1], rows)
+        """Find the tasks: sources of one env are one."""
+        self.config = config
+        frames = config.encoder.tubelet_size if config.objective == "ijepa" else config.clip_frames
+        still = 1.0 if config.objective == "ijepa" else config.still_rate
+        self.clips = ClipSampler(store, frames, config.looks, preprocess, still_rate=still)
+        self.tasks: list[ClipSampler] = []
+        self.actions: list[np.ndarray] = []
+        self.action_dims: list[int] = []
+        wanted = config.dynamics.weight > 0 or config.dynamics.inverse_weight > 0
+        envs = [str(recipe.get("env", index)) for index, recipe in enumerate(store.recipes)]
+        acts = _sources_with_actions(store) if wanted else []
+        for env in dict.fromkeys(envs[index] for index in acts):
+            sources = [index for index in acts if envs[index] == env]
+            rows = np.flatnonzero(np.isin(store.sources, sources).repeat(store.lengths))
+            actions = np.nan_to_num(store.read("action", rows)).astype(np.float32)
+            actions /= actions.std(axis=0) + 1e-6
+            of_all = np.zeros((store.num_rows, actions.shape[1]), np.float32)
+            of_all[rows] = actions
+            self.actions.append(of_all)
+            self.action_dims.append(actions.shape[1])
+            self.tasks.append(
+                ClipSampler(store, config.dynamics.window, config.looks, preprocess, sources=sources)
+            )
 
 
-def _varied(store: TrajectoryStore) -> bool:
-    """Whether any source has frames in varied looks."""
+def _sources_with_actions(store: TrajectoryStore) -> list[int]:
+    """Sources that dynamics can be learned from; videos without actions serve for the rest."""
     try:
-        store.rows_with("pixels_varied")
+        has_action = store.rows_with("action")
     except ValueError:
-        return False
-    return True
+        return []
+    first_rows = [
+        store.offsets[np.flatnonzero(store.sources == source)[0]] for source in range(len(store.paths))
+    ]
+    return [source for source, row in enumerate(first_rows) if has_action[row]]
+
+
+def check_logs(store: TrajectoryStore, config: PretrainConfig) -> None:
+    """Refuse logs that cannot be pretrained on.
+
+    Raises:
+        ValueError: a source lacks a column, or its episodes are too short.
+    """
+    _Data(store, config, lambda frames: torch.zeros(0))
 
 
 def pretrain(
@@ -186,121 +246,223 @@ def pretrain(
     resume: bool = False,
     device: torch.device | str = "cpu",
     record: dict[str, Any] | None = None,
+    probe: Callable[[JEPAEncoder], dict[str, float]] | None = None,
     progress: Progress = no_progress,
+    on_metrics: Callable[[dict[str, float]], None] = lambda metrics: None,
     warn: Callable[[str], None] = warnings.warn,
 ) -> JEPAEncoder:
     """Train an encoder and write it, its metrics and its training state into `out`.
 
     A stopped run resumes to the same weights and metrics as an uninterrupted one, on a device whose
-    arithmetic repeats itself, as the CPU's does.
+    arithmetic repeats itself, as the CPU's does. Started by torchrun on several processes, each goes through
+    its part of every batch, and the first one writes.
 
     Args:
         store: the logs; of one task or several, in frames of any size.
         out: the run's folder.
-        config: sizes, masks, steps.
+        config: objective, sizes, steps.
         resume: go on from `out`'s last checkpoint.
         device: where to train.
         record: what else the checkpoint shall say of its making, as JSON.
-        progress: told after every step; the metrics are those of the last line logged: mean loss since the
-            one before, and the teacher's `std` and `effective_rank`.
+        probe: tells what can be read off the frozen encoder, every `probe_every` steps.
+        progress: told after every step; the metrics are those of the last line logged: mean losses since the
+            one before, and `std`, `effective_rank` and `uniformity` of the latents that are compared.
+        on_metrics: told each line of metrics as it is logged.
         warn: told once if the latents collapse.
 
     Returns:
         The teacher, frozen; also saved in `out`.
 
     Raises:
-        ValueError: the data has no frames or too short episodes, or `out` holds another run.
+        ValueError: the data has no frames or too short episodes, `out` holds another run, or the latents
+            collapse and the run is to stop then.
     """
-    began = time.monotonic()
-    torch.manual_seed(config.seed)
-    model = JEPA(config.encoder, config.jepa).to(device)
-    optimizer = torch.optim.AdamW(_decay_groups(model, config.weight_decay), lr=config.learning_rate)
-    frozen = JEPAEncoder(config.encoder, tuple(config.feature_layers), out.name).to(device)
-    clips = ClipSampler(store, config, frozen.preprocess)
-    monitored = clips.draw(_MONITORED_CLIPS, np.random.default_rng([config.seed, 1]))
-    settings = {**asdict(config), "data": store.fingerprint}
-    start, seconds, total_loss = 0, 0.0, 0.0
-    out.mkdir(parents=True, exist_ok=True)
-    if resume:
-        state = load_state(out)
-        check_same_settings(out, settings, state["settings"])
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        start, seconds = state["step"], state["seconds"]
-        total_loss, metrics = state["total_loss"], state["metrics"]
-        spread_before = state["spread_before"]
-        drop_metrics_after(out, start)
-    else:
-        metrics = spread_before = _spread(model, monitored)
-        append_metrics(out, {"step": 0, **metrics})
-    progress(start, config.num_steps, metrics)
-    warned = False
-    for step in range(start, config.num_steps):
-        rng = np.random.default_rng([config.seed, 0, step])
+    device = torch.device(device)
+    with process_group(device):
+        run = _Pretraining(store, out, config, device, warn)
+        run.log, run.probe = on_metrics, probe
+        run.begin(resume=resume)
+        progress(run.step, config.num_steps, run.metrics)
+        while run.step < config.num_steps:
+            run.advance()
+            progress(run.step, config.num_steps, run.metrics)
+        return run.finish(store, record or {})
+
+
+class _Pretraining:
+    """One run; see `pretrain`."""
+
+    def __init__(
+        self,
+        store: TrajectoryStore,
+        out: Path,
+        config: PretrainConfig,
+        device: torch.device,
+        warn: Callable[[str], None],
+    ) -> None:
+        """Build model, optimiser and samplers."""
+        self.began = time.monotonic()
+        self.out, self.config, self.device, self.warn = out, config, device, warn
+        self.log: Callable[[dict[str, float]], None] = lambda metrics: None
+        self.probe: Callable[[JEPAEncoder], dict[str, float]] | None = None
+        self.frozen = JEPAEncoder(config.encoder, tuple(config.feature_layers), out.name).to(device)
+        self.data = _Data(store, config, self.frozen.preprocess)
+        torch.manual_seed(config.seed)
+        self.model = _Model(config, self.data.action_dims).to(device)
+        self.optimizer = torch.optim.AdamW(
+            _decay_groups(self.model, config.weight_decay), lr=config.learning_rate
+        )
+        self.settings = {**asdict(config), "data": store.fingerprint}
+        self.monitored = self.data.clips.draw(
+            _MONITORED_CLIPS, np.random.default_rng([config.seed, 1]), looks=0.0
+        ).plain
+        fast = (
+            has_fast_bfloat16(device.type) if config.precision == "auto" else config.precision == "bfloat16"
+        )
+        self.autocast = torch.autocast(device.type, torch.bfloat16, enabled=fast)
+        self.step, self.seconds, self.warned = 0, 0.0, False
+        self.sums: dict[str, float] = {}
+        self.metrics: dict[str, float] = {}
+        self.spread_before: dict[str, float] = {}
+
+    def begin(self, *, resume: bool) -> None:
+        """Start anew, or where the last checkpoint was written."""
+        if rank() == 0:
+            self.out.mkdir(parents=True, exist_ok=True)
+        if not resume:
+            self.metrics = self.spread_before = self._spread()
+            self._write({"step": 0, **self.metrics})
+            return
+        state = load_state(self.out)
+        check_same_settings(self.out, self.settings, state["settings"])
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.seconds, self.sums = state["step"], state["seconds"], state["sums"]
+        self.metrics, self.spread_before = state["metrics"], state["spread_before"]
+        if rank() == 0:
+            drop_metrics_after(self.out, self.step)
+
+    def advance(self) -> None:
+        """One optimiser step, and what is due after it."""
+        config, done = self.config, self.step + 1
+        self.optimizer.zero_grad(set_to_none=True)
+        for micro in range(config.accumulate):
+            rng = np.random.default_rng([config.seed, 0, self.step, micro])
+            losses = self._losses(rng, self.step / config.num_steps)
+            (torch.stack(list(losses.values())).sum() / config.accumulate).backward()
+            for name, value in losses.items():
+                self.sums[name] = self.sums.get(name, 0.0) + float(value.detach()) / config.accumulate
+        self._update()
+        self.step = done
+        last = done == config.num_steps
+        if done % config.log_every == 0 or last:
+            self._log_line()
+        if done % config.save_every == 0 or last:
+            self._save()
+
+    def _losses(self, rng: np.random.Generator, done: float) -> dict[str, Tensor]:
+        """Losses of one part of a step's batch: the objective's, and the mean over tasks of the dynamics'."""
+        config = self.config
+        looks = config.looks.reached_by(done)
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        loss = model(clips.draw(config.batch_size, rng), generator)
-        _update(model, optimizer, loss, step, config)
-        total_loss += loss.item()
-        done = step + 1
-        if done % config.log_every == 0 or done == config.num_steps:
-            metrics = {"loss": total_loss / (step % config.log_every + 1), **_spread(model, monitored)}
-            total_loss = 0.0
-            append_metrics(out, {"step": done, **metrics})
-            line = None if warned else collapse_warning(spread_before, metrics)
-            if line is not None:
-                warn(f"at step {done} {line}")
-                warned = True
-        if done % config.save_every == 0 or done == config.num_steps:
-            save_state(
-                out,
-                {
-                    "model": model.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "step": done,
-                    "seconds": seconds + time.monotonic() - began,
-                    "total_loss": total_loss,
-                    "metrics": metrics,
-                    "spread_before": spread_before,
-                    "settings": settings,
-                },
-            )
-        progress(done, config.num_steps, metrics)
-    frozen.vit.load_state_dict(model.teacher.state_dict())
-    frozen.training_record = {
-        "config": asdict(config),
-        "data": list(store.recipes),
-        "data_fingerprint": store.fingerprint,
-        "seconds": round(seconds + time.monotonic() - began, 1),
-        "metrics": metrics,
-        **(record or {}),
-    }
-    frozen.save(out)
-    return frozen
+        size = config.batch_size // config.accumulate
+        clips = self.data.clips.draw(size, rng, looks=looks, part=part_of(size))
+        with self.autocast:
+            losses = self.model.clip_losses(clips, self.device, generator)
+            for task, sampler in enumerate(self.data.tasks):
+                size = config.dynamics.batch_size
+                windows = sampler.draw(size, rng, looks=looks, part=part_of(size))
+                actions = torch.from_numpy(self.data.actions[task][windows.rows])
+                for name, loss in self.model.window_losses(task, windows, actions, self.device).items():
+                    losses[name] = losses.get(name, torch.zeros((), device=self.device)) + loss / len(
+                        self.data.tasks
+                    )
+        return losses
+
+    def _update(self) -> None:
+        """Move the encoder and the rest down the gradient, and the teacher after the encoder."""
+        config = self.config
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.learning_rate * warmup_cosine(self.step, config.num_steps)
+        average_gradients(self.model.parameters())
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        falling = 0.5 * (1 + math.cos(math.pi * self.step / config.num_steps))
+        self.model.jepa.update_teacher(1 - (1 - config.momentum) * falling)
+
+    def _log_line(self) -> None:
+        """Write a line of metrics; warn of a collapse, or stop."""
+        config = self.config
+        count = (self.step - 1) % config.log_every + 1
+        everyone = gathered(torch.tensor([[value / count for value in self.sums.values()]])).mean(dim=0)
+        means = dict(zip(self.sums, everyone.tolist(), strict=True))
+        self.metrics = {"loss": sum(means.values()), **means, **self._spread()}
+        self.sums = {}
+        due = config.probe_every and (self.step % config.probe_every == 0 or self.step == config.num_steps)
+        if due and self.probe is not None and rank() == 0:
+            self.frozen.vit.load_state_dict(self.model.jepa.teacher.state_dict())
+            self.metrics |= self.probe(self.frozen)
+        self._write({"step": self.step, **self.metrics})
+        line = None if self.warned else collapse_warning(self.spread_before, self.metrics)
+        if line is None:
+            return
+        if config.stop_on_collapse:
+            self._save()
+            raise ValueError(f"stopped at step {self.step}: {line}")
+        self.warned = True
+        if rank() == 0:
+            self.warn(f"at step {self.step} {line}")
+
+    def _write(self, line: dict[str, float]) -> None:
+        if rank() == 0:
+            append_metrics(self.out, line)
+            self.log(line)
+
+    def _save(self) -> None:
+        """Write a checkpoint."""
+        if rank() > 0:
+            return
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "seconds": self.seconds + time.monotonic() - self.began,
+            "sums": self.sums,
+            "metrics": self.metrics,
+            "spread_before": self.spread_before,
+            "settings": self.settings,
+        }
+        save_state(self.out, state)
+
+    @torch.no_grad()
+    def _spread(self) -> dict[str, float]:
+        """Collapse monitors of the latents that the objective compares, over held clips."""
+        latents = self.model.compared(self.monitored.to(self.device))
+        deviations = (latents - latents.mean(dim=0)).flatten(0, -2)
+        return {
+            "std": mean_std(deviations),
+            "effective_rank": effective_rank(deviations),
+            "uniformity": uniformity(deviations),
+        }
+
+    def finish(self, store: TrajectoryStore, record: dict[str, Any]) -> JEPAEncoder:
+        """Give the teacher, frozen, and write it."""
+        self.frozen.vit.load_state_dict(self.model.jepa.teacher.state_dict())
+        self.frozen.training_record = {
+            "config": asdict(self.config),
+            "data": list(store.recipes),
+            "data_fingerprint": store.fingerprint,
+            "processes": num_ranks(),
+            "seconds": round(self.seconds + time.monotonic() - self.began, 1),
+            "metrics": self.metrics,
+            **record,
+        }
+        if rank() == 0:
+            self.frozen.save(self.out)
+        return self.frozen
 
 
-def _update(
-    model: JEPA, optimizer: torch.optim.Optimizer, loss: Tensor, step: int, config: PretrainConfig
-) -> None:
-    """Move the encoder and the predictor down the gradient, and the teacher after the encoder."""
-    for group in optimizer.param_groups:
-        group["lr"] = config.learning_rate * warmup_cosine(step, config.num_steps)
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    optimizer.step()
-    falling = 0.5 * (1 + math.cos(math.pi * step / config.num_steps))
-    model.update_teacher(1 - (1 - config.momentum) * falling)
-
-
-@torch.no_grad()
-def _spread(model: JEPA, pixel_values: _PixelValues) -> dict[str, float]:
-    """Collapse monitors of the teacher's last layer, over the tokens of held clips."""
-    tokens = model.teacher(pixel_values)
-    deviations = (tokens - tokens.mean(dim=0)).flatten(0, 1)
-    return {"std": mean_std(deviations), "effective_rank": effective_rank(deviations)}
-
-
-def _decay_groups(model: JEPA, weight_decay: float) -> list[dict[str, object]]:
+def _decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
     """Weight decay for matrices only."""
     trained = [p for p in model.parameters() if p.requires_grad]
     return [

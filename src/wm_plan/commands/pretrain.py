@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,18 +52,23 @@ def run(job: Job) -> int:
         training_folder,
     )
     from wm_plan.world_model import PretrainConfig, pretrain
-    from wm_plan.world_model.pretraining import ClipSampler
+    from wm_plan.world_model.distributed import launched_rank, launched_ranks
+    from wm_plan.world_model.pretraining import check_logs
     from wm_plan.world_model.training_state import STATE_NAME
 
     config, flags = job.config, job.flags
     settings = settings_of(config, PretrainConfig)
     if flags.resume and (flags.overwrite or not flags.out):
         raise UserInputError("--resume goes on with the run in --out DIR, and does not go with --overwrite.")
+    if launched_ranks() > 1 and not flags.out:
+        raise UserInputError("several processes need one folder to write into. Add --out DIR.")
+    first = launched_rank() == 0
     out: Path = job.folder or flags.out or next_numbered("pretrain")
-    check_training_folder(out, config.data, resume=flags.resume, overwrite=flags.overwrite)
+    if first:
+        check_training_folder(out, config.data, resume=flags.resume, overwrite=flags.overwrite)
     device = use_device(config.device, config.threads)
     store = open_logs(config.data, config.columns, job.say)
-    ClipSampler.check(store, settings)
+    check_logs(store, settings)
     if flags.dry_run:
         job.print_result(as_values(config), as_yaml(config).rstrip())
         return DONE
@@ -74,8 +80,8 @@ def run(job: Job) -> int:
 
     try:
         with (
-            training_folder(out, config, "wm-pretrain", resume=flags.resume),
-            _ProgressBar(job, settings.num_steps, settings.batch_size) as bar,
+            training_folder(out, config, "wm-pretrain", resume=flags.resume) if first else nullcontext(),
+            _ProgressBar(job, settings.num_steps, settings.batch_size, shown=first) as bar,
         ):
             encoder = pretrain(
                 store,
@@ -93,7 +99,7 @@ def run(job: Job) -> int:
         else:
             job.warn("stopped before the first checkpoint; nothing was kept")
         return INTERRUPTED
-    return _report(job, out, store, encoder, warnings)
+    return _report(job, out, store, encoder, warnings) if first else DONE
 
 
 def _report(job: Job, out: Path, store: TrajectoryStore, encoder: JEPAEncoder, warnings: list[str]) -> int:
@@ -129,7 +135,7 @@ def _report(job: Job, out: Path, store: TrajectoryStore, encoder: JEPAEncoder, w
 class _ProgressBar:
     """Steps, what they gave, their rate and the time left, on stderr."""
 
-    def __init__(self, job: Job, num_steps: int, batch_size: int) -> None:
+    def __init__(self, job: Job, num_steps: int, batch_size: int, *, shown: bool) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (
@@ -139,7 +145,7 @@ class _ProgressBar:
             TextColumn("{task.fields[numbers]}  {task.fields[rate]:.0f} clips/s"),
             TimeRemainingColumn(),
         )
-        self._progress = Progress(*columns, console=job.console)
+        self._progress = Progress(*columns, console=job.console, disable=not shown)
         self._task = self._progress.add_task("", total=num_steps, numbers="", rate=0.0)
         self._batch_size = batch_size
         self._start: tuple[float, int] | None = None

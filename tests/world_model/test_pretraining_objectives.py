@@ -1,0 +1,194 @@
+"""Objectives of pretraining: each learns; without what prevents it each collapses, and is seen to."""
+
+import json
+import os
+import socket
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.multiprocessing as mp
+
+from tests.dot_world import RECIPE, draw_dots, make_encoder, make_episode, write_dots
+from tests.world_model.test_pretraining import make_config, metrics_of
+from wm_plan.world_model.augment import photometric_view
+from wm_plan.world_model.clips import LookConfig
+from wm_plan.world_model.dynamics_objective import DynamicsConfig
+from wm_plan.world_model.jepa import JEPAConfig
+from wm_plan.world_model.losses import barlow_twins
+from wm_plan.world_model.monitors import uniformity
+from wm_plan.world_model.pretraining import OBJECTIVES, PretrainConfig, pretrain
+from wm_plan.world_model.store import TrajectoryStore
+from wm_plan.world_model.store_writer import StoreWriter
+from wm_plan.world_model.view_objectives import ViewConfig
+
+NO_DYNAMICS = DynamicsConfig(weight=0.0, inverse_weight=0.0)
+SMALL_VIEWS = ViewConfig(token_dim=4, width=16, latent_dim=8)
+
+
+def config_of(objective: str, **overrides) -> PretrainConfig:
+    settings = {
+        "objective": objective,
+        "num_steps": 150,
+        "log_every": 5,
+        "save_every": 500,
+        "batch_size": 16,
+        "learning_rate": 3e-3,
+        "dynamics": NO_DYNAMICS,
+        "views": SMALL_VIEWS,
+        "looks": LookConfig(rising=0.0),
+    }
+    return make_config(**{**settings, **overrides})
+
+
+def run(data: Path, out: Path, config: PretrainConfig) -> tuple[list[dict[str, float]], list[str]]:
+    warnings: list[str] = []
+    pretrain(TrajectoryStore(data), out, config, warn=warnings.append)
+    return metrics_of(out), warnings
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_every_objective_lowers_its_loss_and_keeps_latents_spread(objective: str, tmp_path: Path) -> None:
+    lines, warnings = run(write_dots(tmp_path / "data", varied=True), tmp_path / "run", config_of(objective))
+    assert lines[-1]["loss"] < 0.9 * lines[1]["loss"]
+    assert lines[-1]["effective_rank"] > 2
+    assert warnings == []
+
+
+def without_regulariser(objective: str) -> PretrainConfig:
+    if objective in {"vjepa", "ijepa"}:
+        jepa = JEPAConfig(
+            predictor_width=12, predictor_depth=1, predictor_heads=2, target_layers=[1, 2], target="self"
+        )
+        return config_of(objective, jepa=jepa, momentum=0.0, num_steps=400)
+    views = replace(SMALL_VIEWS, variance=0.0, covariance=0.0, redundancy=0.0, sigreg=0.0)
+    return config_of(objective, views=views, momentum=0.0, num_steps=400)
+
+
+@pytest.mark.parametrize("objective", ["vjepa", "vicreg", "sigreg"])
+def test_without_teacher_or_regulariser_the_monitor_fires_and_stops_the_run(
+    objective: str, tmp_path: Path
+) -> None:
+    data = write_dots(tmp_path / "data", varied=True)
+    config = without_regulariser(objective)
+    lines, warnings = run(data, tmp_path / "told", config)
+    assert len(warnings) == 1
+    assert "the latents collapse: " in warnings[0]
+    with pytest.raises(ValueError, match="stopped at step .*the latents collapse"):
+        run(data, tmp_path / "stopped", replace(config, stop_on_collapse=True))
+    assert metrics_of(tmp_path / "stopped")[-1]["step"] < lines[-1]["step"]
+    assert not (tmp_path / "stopped" / "model.safetensors").exists()
+
+
+def test_what_actions_do_is_learned_for_every_task(tmp_path: Path) -> None:
+    roots = [write_dots(tmp_path / "a", 30)]
+    with StoreWriter(tmp_path / "b", {**RECIPE, "env": "dash"}, 30) as writer:
+        for index in writer.missing():  # another task: one action, from left to right
+            episode = make_episode(index)
+            place = np.stack([episode["state"][:, 0], np.full(len(episode["state"]), 0.5)], axis=1)
+            writer.write(index, {"pixels": draw_dots(place), "action": episode["action"][:, :1]})
+    dynamics = DynamicsConfig(latent_dim=16, token_dim=8, width=64)
+    config = config_of("vjepa", num_steps=250, dynamics=dynamics, looks=LookConfig(0.0, 0.0))
+    pretrain(TrajectoryStore([*roots, tmp_path / "b"]), tmp_path / "run", config)
+    lines = metrics_of(tmp_path / "run")
+    assert lines[-1]["contrast"] < 0.85 * lines[1]["contrast"]
+    assert lines[-1]["inverse"] < 0.8 * lines[1]["inverse"]
+
+
+def test_videos_without_actions_serve_too(tmp_path: Path) -> None:
+    with StoreWriter(tmp_path / "data", RECIPE, 4) as writer:
+        for index in writer.missing():
+            writer.write(index, {"pixels": make_episode(index)["pixels"]})
+    pretrain(TrajectoryStore(tmp_path / "data"), tmp_path / "run", make_config(num_steps=2))
+    assert "contrast" not in metrics_of(tmp_path / "run")[-1]
+
+
+def test_parts_of_a_batch_add_up_to_it(tmp_path: Path) -> None:
+    """One step in two parts moves weights, and its loss is the mean of the parts' losses."""
+    data = write_dots(tmp_path / "data")
+    config = config_of("vjepa", num_steps=1, log_every=1)
+    whole, _ = run(data, tmp_path / "whole", config)
+    parts, _ = run(data, tmp_path / "parts", replace(config, accumulate=2))
+    assert parts[-1]["loss"] == pytest.approx(whole[-1]["loss"], rel=0.1)
+    with pytest.raises(ValueError, match="cannot be gone through in 3 equal parts"):
+        replace(config, accumulate=3)
+
+
+def test_probes_are_logged_when_they_are_due(tmp_path: Path) -> None:
+    store = TrajectoryStore(write_dots(tmp_path / "data"))
+    config = make_config(log_every=2, probe_every=4)
+    pretrain(store, tmp_path / "run", config, probe=lambda encoder: {"width": float(encoder.width)})
+    probed = {line["step"] for line in metrics_of(tmp_path / "run") if "width" in line}
+    assert probed == {4, 8, 11}
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def _train_in_a_process(rank: int, data: Path, out: Path, port: int, config: PretrainConfig) -> None:
+    torch.set_num_threads(1)
+    os.environ |= {
+        "RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)
+    }  # fmt: skip
+    pretrain(TrajectoryStore(data), out, config)
+
+
+@pytest.mark.parametrize("objective", ["vjepa", "barlow_twins"])
+def test_two_processes_train_as_one_with_the_whole_batch(
+    objective: str, tmp_path: Path, free_port: int
+) -> None:
+    data = write_dots(tmp_path / "data", varied=True)
+    dynamics = DynamicsConfig(batch_size=4, latent_dim=8, token_dim=4, width=16)
+    config = config_of(objective, num_steps=6, log_every=1, dynamics=dynamics, precision="float32")
+    mp.spawn(_train_in_a_process, (data, tmp_path / "two", free_port, config), nprocs=2)
+    pretrain(TrajectoryStore(data), tmp_path / "one", config)
+    one, two = metrics_of(tmp_path / "one"), metrics_of(tmp_path / "two")
+    assert [line["step"] for line in two] == list(range(7))
+    for alone, together in zip(one, two, strict=True):
+        for name, value in alone.items():
+            assert together[name] == pytest.approx(value, rel=2e-3, abs=1e-4), (alone["step"], name)
+    record = json.loads((tmp_path / "two" / "config.json").read_text())
+    assert '"processes": 2' in json.dumps(record)
+
+
+def test_a_view_changes_light_and_hides_a_part_but_moves_nothing() -> None:
+    generator = torch.Generator().manual_seed(0)
+    clips = torch.randn(64, 2, 3, 24, 24)
+    changed = torch.arange(64) % 4 > 0
+    views = photometric_view(clips, changed, generator)
+    torch.testing.assert_close(views[~changed], clips[~changed])
+    hidden = (views[changed].std(dim=1) == 0).all(dim=1).float().mean(dim=(1, 2))
+    assert 0.3 < float((hidden > 0).float().mean()) < 0.7
+    assert float(hidden.max()) < 0.15
+    again = photometric_view(clips[16:32], changed, torch.Generator().manual_seed(0), slice(16, 32))
+    torch.testing.assert_close(again, views[16:32])
+
+
+def test_barlow_twins_wants_equal_views_and_independent_dimensions() -> None:
+    latents = torch.randn(4000, 6, generator=torch.Generator().manual_seed(0))
+    assert float(barlow_twins(latents, 3 * latents + 1)) < 0.02
+    assert float(barlow_twins(latents, latents.flip(0))) == pytest.approx(6, abs=0.5)
+    copies = latents[:, :1].expand(-1, 6)
+    assert float(barlow_twins(copies, copies, redundancy=1.0)) == pytest.approx(30, rel=0.01)
+
+
+def test_uniformity_tells_a_point_from_a_sphere() -> None:
+    generator = torch.Generator().manual_seed(0)
+    assert uniformity(torch.randn(500, 32, generator=generator)) < -3
+    assert uniformity(torch.ones(500, 32)) == pytest.approx(0, abs=1e-4)
+
+
+def test_the_frozen_encoder_is_not_touched_by_fast_attention() -> None:
+    """In bfloat16 attention is computed another way; its numbers are those of float32, rounded."""
+    encoder = make_encoder()
+    clip = torch.randn(3, 2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    exact = encoder(clip)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = encoder(clip)
+    torch.testing.assert_close(rounded.float(), exact, rtol=0.05, atol=0.05)
