@@ -19,7 +19,8 @@ DATA = "data/chunk-000/file-000.parquet"
 EPISODES = "meta/episodes/chunk-000/file-000.parquet"
 STATISTICS = {"min", "max", "mean", "std", "count", "q01", "q10", "q50", "q90", "q99"}
 FPS = {"reacher": 12.5, "arm": 20.0}
-VIDEO_ERROR = 2.5  # mean grey levels that a video loses on these frames, at most
+VIDEO_ERROR = 2.5  # mean grey levels that a video loses on renderings, at most
+GENUINE_ERROR = 4.0  # and on the genuine dataset's, which have been through a video before
 
 
 @pytest.fixture(scope="module", params=["reacher", "arm"])
@@ -156,7 +157,7 @@ def test_h264_is_written_when_asked_for(tmp_path: Path) -> None:
     again = open_source(root)
     name = "observation.images.front"
     error = again.read(1, [name])[name].astype(int) - source.read(1, [name])[name]
-    assert np.abs(error).mean() < VIDEO_ERROR
+    assert np.abs(error).mean() < GENUINE_ERROR
     with pytest.raises(ValueError, match="unknown video encoder 'mpeg1'; known are libsvtav1, libx264"):
         write_lerobot(source, tmp_path / "b", encoder="mpeg1")
 
@@ -237,7 +238,7 @@ def test_files_are_begun_anew_when_they_are_full(tmp_path: Path, monkeypatch: py
         values, known = (s.read(episode, list(source.columns)) for s in (there, source))
         for name, column in source.columns.items():
             if column.kind == "image":
-                assert np.abs(values[name].astype(int) - known[name]).mean() < VIDEO_ERROR
+                assert np.abs(values[name].astype(int) - known[name]).mean() < GENUINE_ERROR
             else:
                 np.testing.assert_array_equal(values[name], known[name])
 
