@@ -119,7 +119,7 @@ def test_a_stop_before_the_first_checkpoint_leaves_nothing(
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pretraining, "_update", stop)
+    monkeypatch.setattr(pretraining._Pretraining, "advance", stop)
     argv = ["--data", str(data), *TINY, "--quiet", "--out", str(tmp_path / "runs" / "deep" / "out")]
     assert main(argv) == 130
     assert "stopped before the first checkpoint; nothing was kept" in capsys.readouterr().err
