@@ -33,6 +33,7 @@ def test_the_examples_are_these_and_fit_on_a_screen() -> None:
         "02_embed_the_controller.py",
         "03_train_on_your_own_log.py",
         "04_steer_a_gymnasium_env.py",
+        "05_look_at_features.py",
         "ros2_node.py",
     ]
     for name in names:
@@ -66,3 +67,11 @@ def test_steering_a_gymnasium_env_with_the_clock_running(capfd) -> None:
     run("04_steer_a_gymnasium_env.py")
     nearest = capfd.readouterr().out.splitlines()[-1]
     assert float(nearest.split()[1]) <= 2.0  # a busy machine cuts plans short
+
+
+def test_looking_at_features(tmp_path: Path, capsys) -> None:
+    run("05_look_at_features.py", str(tmp_path / "seen"), "pixels")
+    assert capsys.readouterr().out.endswith("pca.png, neighbours.png, similarity.png\n")
+    for name in ("pca", "neighbours", "similarity"):
+        with Image.open(tmp_path / "seen" / f"{name}.png") as image:
+            assert image.width > 1000

@@ -1,0 +1,71 @@
+"""Pictures of features show what is in them."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from tests.dot_world import draw_dots, make_encoder
+from wm_plan.feature_pictures import (
+    draw_neighbours,
+    draw_pca,
+    draw_similarity,
+    frame_tokens,
+    nearest_frames,
+    pca_colours,
+    similarity_map,
+    without_background,
+)
+
+ENCODER = make_encoder()
+
+
+def dots(num: int, seed: int = 0) -> np.ndarray:
+    return draw_dots(np.random.default_rng(seed).random((num, 2)))
+
+
+def test_the_strongest_directions_become_red_green_and_blue() -> None:
+    strengths = torch.tensor([0.0, 5.0, 1.0, 0.1])
+    tokens = torch.randn(30, 16, 4, generator=torch.Generator().manual_seed(0)) * strengths
+    colours = torch.from_numpy(pca_colours(tokens)).double().flatten(0, 1)
+    assert colours.amin() == 0
+    assert colours.amax() == 255
+    for channel, dim in ((0, 1), (1, 2), (2, 3)):
+        together = torch.corrcoef(torch.stack([colours[:, channel], tokens[..., dim].flatten()]))[0, 1]
+        assert abs(together) > 0.95
+
+
+def test_a_frame_is_nearest_to_itself_and_to_what_looks_alike() -> None:
+    others = dots(20)
+    moved = draw_dots(np.random.default_rng(0).random((20, 2)) + 0.01)
+    tokens = frame_tokens(ENCODER, np.concatenate([moved, others]))
+    found = nearest_frames(tokens[:20], tokens[20:], 2)[:, 0]
+    assert (found == torch.arange(20)).sum() >= 18
+    assert (nearest_frames(tokens[20:], tokens[20:], 2)[:, 0] == torch.arange(20)).all()
+
+
+def test_a_patch_is_most_similar_to_itself() -> None:
+    tokens = without_background(frame_tokens(ENCODER, dots(5)))
+    similar = similarity_map(tokens, 2, 7)
+    assert similar.shape == (5, ENCODER.grid_size**2)
+    assert divmod(int(similar.argmax()), similar.shape[1]) == (2, 7)
+    torch.testing.assert_close(similar[2, 7], torch.tensor(1.0))
+
+
+def test_what_never_changes_is_taken_away() -> None:
+    tokens = torch.randn(6, 4, 3) + 100 * torch.randn(4, 3)
+    torch.testing.assert_close(without_background(tokens).mean(dim=0), torch.zeros(4, 3), atol=1e-4, rtol=0)
+
+
+def test_pictures_are_written_with_the_frames_in_them(tmp_path: Path) -> None:
+    frames = dots(4)
+    draw_pca(tmp_path / "new" / "pca.png", ENCODER, frames)
+    draw_neighbours(tmp_path / "neighbours.png", ENCODER, frames[:2], frames, num=3)
+    draw_similarity(tmp_path / "similarity.png", ENCODER, frames, [(0.5, 0.5), (1.0, 0.0)])
+    for name in ("new/pca.png", "neighbours.png", "similarity.png"):
+        with Image.open(tmp_path / name) as image:
+            pixels = np.asarray(image)
+        assert pixels.shape[1] == 2 * 12 + 4 * 150 - 6
+        first = np.asarray(Image.fromarray(frames[0]).resize((144, 144), Image.Resampling.BICUBIC))
+        assert (pixels[32:176, 12:156] == first).mean() > 0.95  # but for rings
