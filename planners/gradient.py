@@ -130,12 +130,13 @@ class Polished:
         warm_start: Tensor | None = None,
         budget: float | None = None,
         seed: int | Sequence[int] | None = None,
-        previous_action: Tensor | None = None,
-        prefix: Tensor | None = None,
         priors: Tensor | None = None,
+        **limits: Tensor | None,
     ) -> Plan:
-        """Search, then polish; half of the budget is for the search. See `ShootingPlanner.optimize`."""
-        limits = {"previous_action": previous_action, "prefix": prefix}
+        """Search, then polish; half of the budget is for the search.
+
+        Arguments are those of `ShootingPlanner.optimize`; `limits` are its `previous_action` and `prefix`.
+        """
         found = self.first.optimize(
             cost_fn,
             batch_size=batch_size,
