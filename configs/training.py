@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 
-from wm_plan.world_model import PretrainConfig, TrainConfig
+from wm_plan.world_model import PretrainConfig, TokenTrainConfig, TrainConfig
 
 from .schema import check_minimum
 
@@ -30,9 +31,25 @@ class PretrainRun(PretrainConfig):
         check_minimum(self, threads=1, seed=0)
 
 
+class Predictor(StrEnum):
+    """Kinds of predictors that wm-train trains."""
+
+    compact = "compact"
+    """One small latent a frame; plans in real time on a CPU."""
+    vjepa2_ac = "vjepa2_ac"
+    """All patch tokens of a frame, as in V-JEPA 2-AC."""
+    dino_wm = "dino_wm"
+    """All patch tokens of a frame, as in DINO-WM."""
+
+
 @dataclass
 class TrainRun(TrainConfig):
     """What wm-train composes."""
+
+    predictor: Predictor = Predictor.compact
+    """What is trained; `tokens` holds the settings of vjepa2_ac and dino_wm, all others are of compact."""
+    tokens: TokenTrainConfig = field(default_factory=TokenTrainConfig)
+    """Their own `family` is set by `predictor`."""
 
     data: list[str] = field(default_factory=list)
     """Stores of logged trajectories, all of one task; other formats are converted once, into the cache."""
@@ -41,7 +58,7 @@ class TrainRun(TrainConfig):
     encoder: str = "small"
     """Name or folder of the frozen encoder."""
     device: str = "cpu"
-    """Where the encoder computes; the small networks on top of it train on the CPU."""
+    """Where the encoder and the predictors over tokens compute; the small networks train on the CPU."""
     threads: int = 1
 
     def __post_init__(self) -> None:

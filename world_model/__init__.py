@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .store_share import StoreShare
     from .store_writer import StoreWriter
     from .token_model import TokenWorldModel
+    from .token_training import TokenTrainConfig, train_token_model
     from .vit import ViTConfig
     from .vjepa2_ac import VJEPA2ACConfig, VJEPA2ACPredictor
     from .vjepa2_checkpoint import load_vjepa2_ac
@@ -31,6 +32,7 @@ _HOMES = {
     "PretrainConfig": "pretraining",
     "StoreShare": "store_share",
     "StoreWriter": "store_writer",
+    "TokenTrainConfig": "token_training",
     "TokenWorldModel": "token_model",
     "TrainConfig": "predictor_training",
     "TrajectoryStore": "store",
@@ -46,6 +48,7 @@ _HOMES = {
     "load_vjepa2_ac": "vjepa2_checkpoint",
     "predictor_names": "compact",
     "pretrain": "pretraining",
+    "train_token_model": "token_training",
     "train_world_model": "predictor_training",
 }
 
@@ -60,6 +63,7 @@ __all__ = [
     "PretrainConfig",
     "StoreShare",
     "StoreWriter",
+    "TokenTrainConfig",
     "TokenWorldModel",
     "TrainConfig",
     "TrajectoryStore",
@@ -75,6 +79,7 @@ __all__ = [
     "load_vjepa2_ac",
     "predictor_names",
     "pretrain",
+    "train_token_model",
     "train_world_model",
 ]
 

@@ -106,14 +106,14 @@ def _rows(store: TrajectoryStore, episode: int | np.integer) -> Int[np.ndarray, 
 
 
 def _thinned(
-    rows: Int[np.ndarray, " row"], tokens: TokenRows, rng: np.random.Generator
+    rows: Int[np.ndarray, " given"], tokens: TokenRows, rng: np.random.Generator
 ) -> Int[np.ndarray, " chosen"]:
     """As many of the rows as fit into memory, in order."""
     most = max(2, _MAX_BYTES // (4 * tokens.shape[1] * tokens.shape[2]))
     return np.sort(rng.permutation(rows)[:most])
 
 
-def _some_tokens(tokens: TokenRows, rows: Int[np.ndarray, " row"]) -> Float[Tensor, "row token dim"]:
+def _some_tokens(tokens: TokenRows, rows: Int[np.ndarray, " given"]) -> Float[Tensor, "chosen token dim"]:
     rows = _thinned(rows, tokens, np.random.default_rng(1))
     return normed(torch.from_numpy(tokens[rows]).float())
 

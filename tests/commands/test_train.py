@@ -251,3 +251,22 @@ def test_wrong_input_is_one_line(
     assert (out, len(errors.splitlines())) == ("", 1)
     assert message in errors
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "encoder"]
+
+
+@pytest.mark.parametrize("family", ["vjepa2_ac", "dino_wm"])
+def test_it_trains_predictors_over_tokens(
+    family: str, inputs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    out = tmp_path / "run"
+    tiny = ["depth=1", "num_heads=2", *(["width=16"] if family == "vjepa2_ac" else ["mlp_width=16"])]
+    given = [*inputs, "--predictor", family, "--out", str(out), "--steps", "3", "--json"]
+    overrides = ["tokens.batch_size=2", "tokens.held_out=0.2", *(f"tokens.{family}.{size}" for size in tiny)]
+    assert main([*given, *overrides]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["steps"], result["episodes"]) == (3, {"train": 8, "held_out": 2})
+    assert sorted(path.name for path in out.iterdir()) == FILES
+    model = load_model(out)
+    assert model.family == family
+    assert model.metadata.open_loop_error == result["open_loop_error"]
+    assert main([*given, *overrides, "--overwrite", "tokens.clip_steps=4"]) == 2
+    assert "clip_steps 4 are too few for history 3" in capsys.readouterr().err

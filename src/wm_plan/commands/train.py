@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 import shlex
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .front import DONE, INTERRUPTED, Command, Job, UserInputError, positive_int
 
 if TYPE_CHECKING:
-    from wm_plan.world_model import CompactWorldModel, TrajectoryStore
+    from wm_plan.world_model import CompactWorldModel, TokenWorldModel, TrajectoryStore
     from wm_plan.world_model.calibration import Reached
 
 
@@ -30,7 +33,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--encoder",
         metavar="NAME|DIR",
-        help="the frozen encoder: a folder that wm-pretrain wrote, or small (default), random",
+        help="the frozen encoder: small (default), random, pixels, efficientnet-lite0; a folder of wm-pretrain or of "
+        "transformers; an id of the hub, such as facebook/vjepa2-vitl-fpc64-256; or a published .pt file",
+    )
+    parser.add_argument(
+        "--predictor",
+        choices=("compact", "vjepa2_ac", "dino_wm"),
+        help="compact: one small latent a frame (default); the others: over all patch tokens",
     )
     parser.add_argument("--steps", type=positive_int, metavar="N", help="optimiser steps of the first stage")
     parser.add_argument(
@@ -45,9 +54,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def configure(config: Any, flags: argparse.Namespace) -> None:  # noqa: ANN401
     """Set what the flags say."""
+    if flags.predictor is not None:
+        config.predictor = flags.predictor
+    section = config if config.predictor == "compact" else config.tokens
     for name, value in (("num_steps", flags.steps), ("batch_size", flags.batch_size)):
         if value is not None:
-            config[name] = value
+            section[name] = value
     for name in ("data", "columns", "encoder", "seed", "device", "threads"):
         value = getattr(flags, name)
         if value is not None:
@@ -63,15 +75,13 @@ def run(job: Job) -> int:
         check_training_folder,
         open_logs,
         provenance,
-        settings_of,
         training_folder,
     )
-    from wm_plan.world_model import TrainConfig, load_encoder, train_world_model
-    from wm_plan.world_model.predictor_training import check_logs
+    from wm_plan.world_model import load_encoder
     from wm_plan.world_model.training_state import STATE_NAME
 
     config, flags = job.config, job.flags
-    settings = settings_of(config, TrainConfig)
+    check_logs, train = _training_of(config)
     if flags.resume and (flags.overwrite or not flags.out):
         raise UserInputError("--resume goes on with the run in --out DIR, and does not go with --overwrite.")
     if flags.without_encoder and config.encoder != "small":
@@ -85,7 +95,7 @@ def run(job: Job) -> int:
     device = use_device(config.device, config.threads)
     store = open_logs(config.data, config.columns, job.say)
     encoder = load_encoder(config.encoder, device=str(device))
-    check_logs(store, settings)
+    check_logs(store)
     if flags.dry_run:
         job.print_result(as_values(config), as_yaml(config).rstrip())
         return DONE
@@ -94,11 +104,10 @@ def run(job: Job) -> int:
             training_folder(out, config, "wm-train", resume=flags.resume),
             _ProgressBars(job) as bars,
         ):
-            model = train_world_model(
+            model = train(
                 store,
                 encoder,
                 out,
-                settings,
                 resume=flags.resume,
                 with_encoder=not flags.without_encoder,
                 reached=_tolerance_of(store),
@@ -113,6 +122,24 @@ def run(job: Job) -> int:
             job.warn("stopped before the first checkpoint; only the frames encoded so far are kept")
         return INTERRUPTED
     return _report(job, out, model)
+
+
+def _training_of(config: Any) -> tuple[Callable[..., None], Callable[..., Any]]:  # noqa: ANN401
+    """Give what checks the logs and what trains on them, of the predictor that is asked for."""
+    from omegaconf import OmegaConf
+
+    from wm_plan.training_run import settings_of
+    from wm_plan.world_model import TrainConfig, train_token_model, train_world_model
+    from wm_plan.world_model.predictor_training import check_logs
+    from wm_plan.world_model.token_training import Family, check_token_logs
+
+    settings = settings_of(config, TrainConfig)
+    if config.predictor == "compact":
+        return partial(check_logs, config=settings), partial(train_world_model, config=settings)
+    whole: Any = OmegaConf.to_object(config)
+    tokens = replace(whole.tokens, family=Family(str(whole.predictor)))
+    train = partial(train_token_model, config=tokens, device=config.device)
+    return partial(check_token_logs, config=tokens), train
 
 
 def _tolerance_of(store: TrajectoryStore) -> Reached | None:
@@ -133,7 +160,7 @@ def _tolerance_of(store: TrajectoryStore) -> Reached | None:
     return lambda states, goals: np.asarray(task.error(states, goals) <= 1)
 
 
-def _report(job: Job, out: Path, model: CompactWorldModel) -> int:
+def _report(job: Job, out: Path, model: CompactWorldModel | TokenWorldModel) -> int:
     """Print what came of it; gives the exit code."""
     from wm_plan.envs import env_kind
 
@@ -238,6 +265,7 @@ COMMAND = Command(
     examples=(
         "wm-train --data data/reacher --encoder small --out runs/reacher",
         "wm-train --data data/reacher --encoder small --out runs/reacher --resume",
+        "wm-train --data data/reacher --predictor dino_wm --out runs/tokens tokens.dino_wm.depth=2",
         "wm-train --data data/mine --encoder runs/encoder --out runs/mine model.latent_dim=64",
     ),
     example_override="model.latent_dim=64",
