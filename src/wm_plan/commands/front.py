@@ -310,10 +310,20 @@ class CommandGroup:
     summary: str
     commands: tuple[Command, ...]
 
+    config: None = None
+    """None of the commands takes overrides."""
+
+    def parse(self, argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+        """Split a command line as the command does that its first argument names."""
+        return self._named()[argv[0]].parse(argv[1:])
+
+    def _named(self) -> dict[str, Command]:
+        return {command.name.removeprefix(self.name).strip(): command for command in self.commands}
+
     def main(self, argv: Sequence[str] | None = None) -> int:
         """Run the command that the first argument names; gives its exit code."""
         first, *rest = list(sys.argv[1:] if argv is None else argv) or ["--help"]
-        commands = {command.name.removeprefix(self.name).strip(): command for command in self.commands}
+        commands = self._named()
         if first in commands:
             return commands[first].main(rest)
         if first in ("-h", "--help"):
