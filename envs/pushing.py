@@ -44,7 +44,7 @@ class PushingPolicy:
         self._half_width, self._middle = half_width, np.asarray(middle, np.float64)
         self._kind, self._left = "rest", 0
         self._goal = np.zeros(2)
-        self._velocity = np.zeros(2)
+        self._action = np.zeros(0, np.float32)
         self._noise = np.zeros(2)
 
     def act(self, step: int, state: State) -> Float32[np.ndarray, " action"]:
@@ -53,8 +53,8 @@ class PushingPolicy:
             self._kind, self._left = "rest", 0
             self._noise = np.zeros(2)
         if step % self._skip == 0:
-            self._velocity = self._next(*self._locate(state))
-        return self._steer(self._velocity, state)
+            self._action = self._steer(self._next(*self._locate(state)), state)
+        return self._action
 
     def _next(self, pusher: Place, block: Place) -> Place:
         if self._left <= 0:

@@ -26,6 +26,8 @@ _TASKS = {
     "two_room": ("wm_plan/TwoRoom-v0", "TwoRoomEnv"),
     "push_t": ("wm_plan/PushT-v0", "PushTEnv"),
     "cartpole": ("wm_plan/Cartpole-v0", "CartpoleEnv"),
+    "cube_reach": ("wm_plan/CubeReach-v0", "CubeReachEnv"),
+    "cube_push": ("wm_plan/CubePush-v0", "CubePushEnv"),
 }
 
 

@@ -155,7 +155,7 @@ def test_sampled_states_are_at_rest_valid_and_spread(name):
         assert max(drift) < 0.05, "a valid state at rest stays where it is"
     else:
         assert max(drift) > 0.5, "under gravity something falls"
-    assert np.median(env.error(states[:150], states[150:])) > 5
+    assert np.median(env.error(states[:150], states[150:])) > 4
     assert (np.ptp(states[:, :nq], axis=0) > 0.2).all()
 
 
