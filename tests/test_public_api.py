@@ -14,6 +14,7 @@ PACKAGES = (
     "wm_plan",
     "wm_plan.envs",
     "wm_plan.planners",
+    "wm_plan.data",
     "wm_plan.world_model",
     "wm_plan.configs",
     "wm_plan.evaluation",
