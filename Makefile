@@ -34,10 +34,14 @@ $(DATA)/varied_point_mass/manifest.json:
 $(DATA)/varied_two_room/manifest.json:
 	$(BIN)/wm-collect --env two_room --episodes 700 --seed 200 --varied --out $(@D)
 
+# The shipped encoder has learned from masks alone, without what wm-pretrain does besides by default.
+MASKS_ONLY := num_steps=1600 batch_size=32 weight_decay=0.04 feature_layers=[2] precision=float32 \
+  dynamics.weight=0 dynamics.inverse_weight=0 looks.augment_rate=0 looks.rising=0 looks.teacher_sees_plain=false
+
 encoder: $(RUNS)/encoder/model.safetensors
 
 $(RUNS)/encoder/model.safetensors: $(VARIED:%=%/manifest.json)
-	$(BIN)/wm-pretrain --data $(^D) --out $(@D)
+	$(BIN)/wm-pretrain --data $(^D) --out $(@D) $(MASKS_ONLY)
 
 train-all: $(TASKS:%=$(RUNS)/%/model.safetensors)
 
