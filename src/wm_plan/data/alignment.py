@@ -32,7 +32,7 @@ _MAX_TRANSITIONS = 200_000
 _EPISODE_SIGNIFICANT = 4.0
 _EPISODE_LOG_ODDS = 5.0
 
-_Series = Float[np.ndarray, " transition"]
+_Series = Float[np.ndarray, "_"]  # series of a list may differ in length
 _LAGS = np.arange(-MAX_LAG, MAX_LAG + 1)
 
 
@@ -62,11 +62,16 @@ class AlignmentMeter:
 
     def __init__(self) -> None:
         self._changes: list[_Series] = []
-        self._actions: list[Float[np.ndarray, "transition action"]] = []
+        self._actions: list[Float[np.ndarray, "_ action"]] = []
         self._episodes: list[int] = []
         self._count = 0
 
-    def add(self, episode: int, changes: _Series, actions: Float[np.ndarray, "transition action"]) -> None:
+    def add(
+        self,
+        episode: int,
+        changes: Float[np.ndarray, " transition"],
+        actions: Float[np.ndarray, "transition action"],
+    ) -> None:
         """Take in an episode: how much the picture changes from row to row, and the actions of these rows.
 
         Stretches with an action that is no number are left out; so is everything after 200,000 transitions.
@@ -131,7 +136,7 @@ def _residuals(series: Sequence[_Series]) -> list[_Series]:
     return [values[_ORDER:] - _past(values) @ weights for values in centred]
 
 
-def _past(values: _Series) -> Float[np.ndarray, "transition order"]:
+def _past(values: _Series) -> Float[np.ndarray, "row order"]:
     return np.stack([values[_ORDER - k : len(values) - k] for k in range(1, _ORDER + 1)], axis=1)
 
 
