@@ -58,8 +58,10 @@ def main() -> None:
     parser.add_argument("--protocols", default="near,far")
     parser.add_argument("--trials", type=int, default=50, help="planned episodes of each protocol")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--table", action="store_true", help="only print what is there")
     flags = parser.parse_args()
+    torch.set_num_threads(flags.threads)
     results = Results(flags.out / "results.json")
     if not flags.table:
         for task in flags.tasks.split(","):
@@ -147,18 +149,18 @@ def probe(flags: argparse.Namespace, task: str, data: Path, spec: str, results: 
     num_velocities = plain.columns["state"].shape[0] - num_positions
 
     def features(store: TrajectoryStore, num: int, episodes: np.ndarray | None, seed: int) -> tuple:
-        clips, targets = labelled_clips(store, label, num, episodes=episodes, seed=seed)
-        return clip_features(encoder, clips, POOL_SIZE), targets
+        clips, targets, groups = labelled_clips(store, label, num, episodes=episodes, seed=seed)
+        return clip_features(encoder, clips, POOL_SIZE), targets, groups
 
-    x, y = features(plain, labels[0], train, flags.seed)
-    tests = {"plain": features(plain, flags.tests, held, flags.seed + 1)}
+    x, y, groups = features(plain, labels[0], train, flags.seed)
+    tests = {"plain": features(plain, flags.tests, held, flags.seed + 1)[:2]}
     if "looks" in flags.parts:
         for look in LOOKS:
-            tests[look] = features(TrajectoryStore(data / look), flags.tests, None, flags.seed + 2)
+            tests[look] = features(TrajectoryStore(data / look), flags.tests, None, flags.seed + 2)[:2]
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(flags.seed))
     for num in missing:
         chosen = order[:num]
-        found = probe_scores(x[chosen], y[chosen], tests)
+        found = probe_scores(x[chosen], y[chosen], tests, groups=groups[chosen])
         row: dict[str, Any] = {"task": task, "encoder": spec, "labels": num}
         for kind, by_test in found.items():
             row[kind] = {
@@ -179,14 +181,24 @@ def plan(flags: argparse.Namespace, task: str, data: Path, spec: str, results: R
             continue
         store = data / ("plain" if fraction == 1 else f"plain-{fraction:g}")
         model = flags.out / "models" / f"{task}-{spec.replace('/', '_')}-{fraction:g}"
-        steps = ["--steps", str(flags.steps), f"num_predictor_steps={flags.steps}"] if flags.steps else []
+        steps = (
+            [
+                "--steps",
+                str(flags.steps),
+                f"num_predictor_steps={flags.steps}",
+                f"distance.num_steps={flags.steps}",
+            ]
+            if flags.steps
+            else []
+        )
         if not (model / "config.json").is_file():
             encoder = encoder_folder(flags, spec)
-            command("train", "--data", store, "--encoder", encoder, "--out", model, "--overwrite", *steps)
+            where = ("--data", store, "--encoder", encoder, "--out", model, "--overwrite")
+            command("train", *where, "--threads", flags.threads, *steps)
         evaluated = command(
             *("eval", "--env", task, "--model", model, "--policy", "planner", "--protocol", flags.protocols),
             *("--episodes", flags.trials, "--seed", flags.seed + 5000, "--overwrite"),
-            *("--out", model / "evaluation"),
+            *("--threads", flags.threads, "--out", model / "evaluation"),
         )
         row = {"task": task, "encoder": spec, "fraction": fraction}
         for found in evaluated["rows"]:
@@ -226,7 +238,7 @@ def tables(rows: dict[str, Any]) -> str:
         parts += [
             f"| {row['task']} | {row['encoder']} | {row['labels']} | "
             + " | ".join(
-                f"{row[kind]['plain'][what]:.3f}"
+                _explained(row[kind]["plain"][what])
                 for what in ("position", "velocity")
                 for kind in ("linear", "mlp")
             )
@@ -239,7 +251,7 @@ def tables(rows: dict[str, Any]) -> str:
         parts.append("|---|---|---|---|" + "---|" * len(LOOKS))
         parts += [
             f"| {row['task']} | {row['encoder']} | {row['labels']} | "
-            + " | ".join(f"{row['mlp'][look]['position']:.3f}" for look in ("plain", *LOOKS))
+            + " | ".join(_explained(row["mlp"][look]["position"]) for look in ("plain", *LOOKS))
             + " |"
             for row in looked
         ]
@@ -254,6 +266,11 @@ def tables(rows: dict[str, Any]) -> str:
             for row in plans
         ]
     return "\n".join(parts)
+
+
+def _explained(value: float) -> str:
+    """R^2; what is worse than guessing the mean is just that."""
+    return f"{value:.3f}" if value >= 0 else "< 0"
 
 
 def _rate(found: dict[str, Any]) -> str:

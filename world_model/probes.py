@@ -17,6 +17,7 @@ from .store import TrajectoryStore
 
 Features = Float[Tensor, "sample feature"]
 Targets = Float[Tensor, "sample target"]
+Groups = Int[Tensor, " sample"]
 
 
 class Probe(Protocol):
@@ -63,23 +64,40 @@ def labelled_clips(
     state: str = "state",
     episodes: Int[np.ndarray, " chosen"] | None = None,
     seed: int = 0,
-) -> tuple[Frames, Targets]:
-    """Clips of consecutive frames drawn at random, with what `label` makes of the last frame's true state.
+) -> tuple[Frames, Targets, Groups]:
+    """Different clips of consecutive frames, with what `label` makes of the last frame's true state.
+
+    Returns:
+        the clips, their labels, and the episode of each: neighbours in time are no independent samples, and
+        a probe that is told will not be fooled by them.
 
     Raises:
-        ValueError: the data lacks a column, or no episode is long enough.
+        ValueError: the data lacks a column, no episode is long enough, or there are not as many clips.
     """
     windows = store.windows(frames, 0, episodes=episodes)
-    rows = np.sort(windows.sample(num_clips, np.random.default_rng([seed, frames])), axis=0)
+    if num_clips > len(windows):
+        raise ValueError(
+            f"{num_clips} clips are wanted, and there are {len(windows)}: ask for fewer, or log more"
+        )
+    chosen = np.random.default_rng([seed, frames]).choice(len(windows), num_clips, replace=False)
+    rows = windows.rows(np.sort(chosen))
     targets = label(store.read(state, rows[:, -1]))
-    return store.read_windows(column, rows), torch.as_tensor(targets, dtype=torch.float32)
+    groups = np.searchsorted(store.offsets, rows[:, 0], side="right") - 1
+    return (
+        store.read_windows(column, rows),
+        torch.as_tensor(targets, dtype=torch.float32),
+        torch.as_tensor(groups, dtype=torch.int64),
+    )
 
 
 class LinearProbe:
-    """Ridge regression; each target's penalty has the least leave-one-out error, known in closed form."""
+    """Ridge regression; each target's penalty has the least error on left-out groups, in closed form.
 
-    def __init__(self, features: Features, targets: Targets) -> None:
-        """Fit."""
+    What a group's residuals would be without it: (I - H)^-1 r, with its block H of the hat matrix.
+    """
+
+    def __init__(self, features: Features, targets: Targets, groups: Groups | None = None) -> None:
+        """Fit; without `groups` each sample is its own."""
         axes = PrincipalAxes(features)
         self._mean, self._offset = axes.mean, targets.mean(dim=0)
         centred, values = targets - self._offset, axes.values
@@ -88,9 +106,8 @@ class LinearProbe:
         errors = []
         for penalty in penalties:
             shrink = values / (values + penalty)
-            leverage = axes.left.square() @ shrink + 1 / len(features)
             residual = centred - axes.left @ (shrink[:, None] * along)
-            errors.append((residual / (1 - leverage).clamp(min=1e-4)[:, None]).square().mean(dim=0))
+            errors.append(_left_out(axes.left, shrink, residual, groups).square().mean(dim=0))
         best = penalties[torch.stack(errors).argmin(dim=0)]
         dual = axes.left @ (along / (values[:, None] + best))
         self._weight = (features - axes.mean).T @ dual
@@ -98,6 +115,25 @@ class LinearProbe:
     def __call__(self, features: Features) -> Targets:
         """Predict."""
         return (features - self._mean) @ self._weight + self._offset
+
+
+def _left_out(
+    left: Float[Tensor, "sample component"],
+    shrink: Float[Tensor, " component"],
+    residual: Targets,
+    groups: Groups | None,
+) -> Targets:
+    """Residuals of each group as if it had not been fitted to."""
+    if groups is None:
+        leverage = left.square() @ shrink + 1 / len(left)
+        return residual / (1 - leverage).clamp(min=1e-4)[:, None]
+    out = torch.empty_like(residual)
+    for group in groups.unique():
+        rows = groups == group
+        block = (left[rows] * shrink) @ left[rows].T + 1 / len(left)
+        keep = torch.eye(len(block)) * (1 + 1e-4) - block
+        out[rows] = torch.linalg.solve(keep, residual[rows])
+    return out
 
 
 @dataclass
@@ -124,10 +160,16 @@ class MLPProbeConfig:
 
 
 class MLPProbe:
-    """Two hidden layers on the leading principal components; a tenth of the labels says when to stop."""
+    """Two hidden layers on the leading principal components; a tenth of the groups says when to stop."""
 
-    def __init__(self, features: Features, targets: Targets, config: MLPProbeConfig | None = None) -> None:
-        """Fit."""
+    def __init__(
+        self,
+        features: Features,
+        targets: Targets,
+        groups: Groups | None = None,
+        config: MLPProbeConfig | None = None,
+    ) -> None:
+        """Fit; without `groups` each sample is its own."""
         config = config or MLPProbeConfig()
         axes = PrincipalAxes(features)
         kept = min(config.num_components, axes.left.shape[1], max(2, len(features) // 3))
@@ -148,8 +190,11 @@ class MLPProbe:
             )
         inputs = (features - axes.mean) @ self._axes
         wanted = (targets - self._offset) / self._spread
-        order = torch.randperm(len(inputs), generator=generator)
-        held, train = order[: max(1, len(order) // 10)], order[max(1, len(order) // 10) :]
+        own = torch.arange(len(inputs)) if groups is None else groups
+        names, of_sample = own.unique(return_inverse=True)
+        drawn = torch.randperm(len(names), generator=generator)[: max(1, len(names) // 10)]
+        left_out = torch.isin(of_sample, drawn)
+        held, train = left_out.nonzero()[:, 0], (~left_out).nonzero()[:, 0]
         with torch.enable_grad():
             self._train(inputs, wanted, train, held, config, generator)
 
@@ -223,13 +268,24 @@ def probe_scores(
     tests: Mapping[str, tuple[Tensor, Tensor]],
     *,
     kinds: tuple[str, ...] = ("linear", "mlp"),
+    groups: Groups | None = None,
 ) -> dict[str, dict[str, list[float]]]:
     """Fit probes and score them on other features and targets: {kind: {test: R^2 of each target}}.
+
+    Args:
+        features: to fit to, of `clip_features`.
+        targets: their labels.
+        tests: features and targets to score on, by name.
+        kinds: of probes: "linear", "mlp".
+        groups: which samples belong together (episodes), so that none vouches for its neighbour.
 
     Raises:
         ValueError: an unknown kind of probe, or shapes that do not go together.
     """
-    makers: dict[str, Callable[[Features, Targets], Probe]] = {"linear": LinearProbe, "mlp": MLPProbe}
+    makers: dict[str, Callable[[Features, Targets, Groups | None], Probe]] = {
+        "linear": LinearProbe,
+        "mlp": MLPProbe,
+    }
     if unknown := [kind for kind in kinds if kind not in makers]:
         raise ValueError(f"Unknown probe {unknown[0]!r}. Known probes: {', '.join(makers)}")
     if len(features) != len(targets) or len(features) < 10:
@@ -239,6 +295,6 @@ def probe_scores(
         )
     scores: dict[str, dict[str, list[float]]] = {}
     for kind in kinds:
-        probe = makers[kind](features, targets)
+        probe = makers[kind](features, targets, groups)
         scores[kind] = {name: explained(probe(x), y).tolist() for name, (x, y) in tests.items()}
     return scores

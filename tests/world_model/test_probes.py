@@ -9,6 +9,7 @@ from wm_plan.world_model.probes import (
     MLPProbe,
     MLPProbeConfig,
     PrincipalAxes,
+    _left_out,
     clip_features,
     explained,
     labelled_clips,
@@ -19,7 +20,7 @@ from wm_plan.world_model.store import TrajectoryStore
 
 
 def small_network(features: torch.Tensor, targets: torch.Tensor) -> MLPProbe:
-    return MLPProbe(features, targets, MLPProbeConfig(num_steps=300, hidden=64))
+    return MLPProbe(features, targets, config=MLPProbeConfig(num_steps=300, hidden=64))
 
 
 def make_data(
@@ -59,6 +60,23 @@ def test_the_penalty_minimises_the_error_on_left_out_samples() -> None:
     best, worst = torch.stack(by_penalty).amax(dim=0), torch.stack(by_penalty).amin(dim=0)
     assert (chosen > best - 0.05).all()
     assert chosen[0] > worst[0] + 0.2
+
+
+@pytest.mark.parametrize("num", [40, 200], ids=["fewer labels than features", "more"])
+def test_left_out_residuals_are_those_of_fits_without_the_group(num: int) -> None:
+    features, targets = make_data(num, noise=0.5)
+    groups = torch.arange(num) // 8
+    axes, penalty = PrincipalAxes(features), 30.0
+    shrink = axes.values / (axes.values + penalty)
+    centred = targets - targets.mean(dim=0)
+    residual = centred - axes.left @ (shrink[:, None] * (axes.left.T @ centred))
+    quick = _left_out(axes.left, shrink, residual, groups)
+    for group in (0, 3):
+        kept = groups != group
+        x = torch.cat([features - features.mean(dim=0), torch.ones(num, 1)], dim=1)
+        keep_offset_free = torch.diag(torch.tensor([penalty] * 60 + [0.0]))
+        weight = torch.linalg.solve(x[kept].T @ x[kept] + keep_offset_free, x[kept].T @ targets[kept])
+        torch.testing.assert_close(quick[~kept], (targets - x @ weight)[~kept], atol=0.02, rtol=0.02)
 
 
 @pytest.mark.parametrize("kind", [LinearProbe, small_network])
@@ -105,10 +123,13 @@ def test_the_place_of_a_dot_is_read_off_an_encoder(tmp_path) -> None:  # noqa: A
     train, held = store.split(0.3)
     data = {}
     for name, episodes, num in (("train", train, 200), ("held", held, 80)):
-        clips, targets = labelled_clips(store, lambda state: state, num, episodes=episodes)
+        clips, targets, groups = labelled_clips(store, lambda state: state, num, episodes=episodes)
         assert clips.shape[:2] == (num, 2)
+        assert set(groups.tolist()) <= set(episodes.tolist())
         data[name] = clip_features(encoder, clips, pool_size=4), targets
     scores = probe_scores(*data["train"], {"held": data["held"]}, kinds=("linear",))
+    with pytest.raises(ValueError, match="1000 clips are wanted, and there are 252"):
+        labelled_clips(store, lambda state: state, 1000, episodes=train)
     assert min(scores["linear"]["held"]) > 0.4
 
 

@@ -33,8 +33,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--encoder",
         metavar="NAME|DIR",
-        help="the frozen encoder: small (default), random, pixels, efficientnet-lite0; a folder of wm-pretrain or of "
-        "transformers; an id of the hub, such as facebook/vjepa2-vitl-fpc64-256; or a published .pt file",
+        help="the frozen encoder: small (default), random, pixels, efficientnet-lite0; a folder of "
+        "wm-pretrain or transformers; an id of the hub (facebook/vjepa2-vitl-fpc64-256); or a .pt file",
     )
     parser.add_argument(
         "--predictor",
