@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -56,17 +57,31 @@ def process_group(device: torch.device) -> Iterator[None]:
         dist.destroy_process_group()
 
 
+class _Gather(torch.autograd.Function):
+    """All processes' parts; backwards, what all of them want of this one's."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:  # noqa: ANN401
+        ctx.size = len(values)
+        parts = [torch.empty_like(values) for _ in range(num_ranks())]
+        dist.all_gather(parts, values.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:  # noqa: ANN401
+        (gradient,) = gradients
+        total = gradient.contiguous().clone()
+        dist.all_reduce(total)
+        return total[rank() * ctx.size : (rank() + 1) * ctx.size]
+
+
 def gathered(values: Tensor) -> Tensor:
-    """The parts of all processes, in their order; gradients flow back to each.
+    """The parts of all processes, in their order and equally long; gradients flow back to each.
 
     A loss that every process computes alike of what it gathered has, after `average_gradients`, the gradient
     that one process with the whole batch would have.
     """
-    if num_ranks() == 1:
-        return values
-    from torch.distributed.nn.functional import all_gather
-
-    return torch.cat(list(all_gather(values.contiguous())))
+    return values if num_ranks() == 1 else _Gather.apply(values)
 
 
 def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
