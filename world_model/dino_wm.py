@@ -33,7 +33,8 @@ class DinoWMConfig:
         head_dim: width of a head.
         mlp_width: hidden width of a block's MLP.
         max_steps: longest sequence of frames; each has position codes of its own.
-        residual: tokens leave as they come in plus what the blocks add; False has the paper's final norm.
+        residual: predict the change of tokens and proprio, which begins at 0; False has the paper's output,
+            that of a final norm.
     """
 
     token_dim: int = 384
@@ -57,7 +58,10 @@ class DinoWMConfig:
 
 
 class DinoWMPredictor(TokenPredictor):
-    """A transformer over patches that carry action and proprio."""
+    """A transformer over patches that carry action and proprio.
+
+    A place and a step have a code each, which are added up; the paper has one for every place of every step.
+    """
 
     def __init__(self, config: DinoWMConfig) -> None:
         """Build with random weights; a `residual` one predicts at first that nothing changes."""
@@ -72,21 +76,19 @@ class DinoWMPredictor(TokenPredictor):
         self.action_encoder = nn.Linear(config.action_dim, config.action_width)
         if config.state_dim:
             self.state_encoder = nn.Linear(config.state_dim, state_width)
-        self.positions = nn.Parameter(torch.zeros(config.max_steps, config.grid_size**2, width))
+        self.places = nn.Parameter(torch.randn(config.grid_size**2, width))
+        self.times = nn.Parameter(torch.zeros(config.max_steps, 1, width))
         self.blocks = nn.ModuleList(
             Block(width, config.num_heads, config.head_dim, config.mlp_width, bias=False, eps=1e-5)
             for _ in range(config.depth)
         )
-        self.norm = nn.Identity() if config.residual else nn.LayerNorm(width)
+        self.norm = nn.LayerNorm(width)
         self.add_normalisers(config.action_dim, config.state_dim)
         init_blocks(self.blocks)
         if config.residual:
-            for block in self.blocks:
-                assert isinstance(block, Block)
-                nn.init.zeros_(block.attn.proj.weight)
-                nn.init.zeros_(block.mlp.fc2.weight)
-        else:
-            nn.init.trunc_normal_(self.positions, std=0.02)
+            self.change = nn.Linear(width, self.carried)
+            nn.init.zeros_(self.change.weight)
+            nn.init.zeros_(self.change.bias)
 
     def code(self, states: States) -> Codes:
         """The embedding of proprio."""
@@ -99,16 +101,21 @@ class DinoWMPredictor(TokenPredictor):
             tiled.insert(0, codes)
         places = tokens.shape[2]
         parts = [self.standardise(tokens), *(part.unsqueeze(2).expand(-1, -1, places, -1) for part in tiled)]
-        return torch.cat(parts, dim=-1) + self.positions[first_step : first_step + tokens.shape[1]]
+        return torch.cat(parts, dim=-1) + self.places + self.times[first_step : first_step + tokens.shape[1]]
 
     def next_tokens(self, hidden: Steps, tokens: Tokens) -> Tokens:
         """The part of the output that stands where tokens do."""
-        standard = self.norm(hidden)[..., : self.token_dim]
-        return standard / self.token_scale + self.token_offset
+        standard = self._output(hidden)[..., : self.token_dim] / self.token_scale
+        return tokens + standard if self.config.residual else standard + self.token_offset
 
     def next_codes(self, hidden: Steps, actions: Actions, codes: Codes) -> Codes:
         """The part of the output that stands where proprio does."""
-        return self.norm(hidden)[..., self.token_dim : self.carried].mean(dim=2)
+        following = self._output(hidden)[..., self.token_dim : self.carried].mean(dim=2)
+        return codes + following if self.config.residual else following
+
+    def _output(self, hidden: Steps) -> Float[Tensor, "batch step slot output"]:
+        """Standardised tokens and codes, or their changes."""
+        return self.change(self.norm(hidden)) if self.config.residual else self.norm(hidden)
 
     def token_loss(self, imagined: Tokens, true: Tokens) -> Float[Tensor, ""]:
         """Mean squared error."""

@@ -47,7 +47,8 @@ class VJEPA2ACConfig:
         mlp_ratio: hidden width of a block's MLP over `width` [4].
         max_steps: longest sequence of frames [num_frames / tubelet].
         next_state: how the pose goes on ["gripper"].
-        residual: predict the change of the tokens, which begins at 0 [False].
+        residual: predict the change of the tokens, which begins at 0, and give each place a learned code,
+            which tokens that are seen as deviations from what is usual there have lost [False].
     """
 
     token_dim: int = 1408
@@ -113,6 +114,7 @@ class VJEPA2ACPredictor(TokenPredictor):
         init_blocks(self.blocks)
         if config.residual:
             nn.init.zeros_(self.predictor_proj.weight)
+            self.places = nn.Parameter(0.5 * torch.randn(config.grid_size**2, width))
         if config.state_dim and config.next_state is NextState.learned:
             self.state_head = nn.Linear(width, config.state_dim)
             nn.init.zeros_(self.state_head.weight)
@@ -139,7 +141,8 @@ class VJEPA2ACPredictor(TokenPredictor):
         parts = [self.action_encoder(self.normalise_actions(actions)).unsqueeze(2)]
         if codes is not None:
             parts.append(self.state_encoder(self.normalise_states(codes)).unsqueeze(2))
-        return torch.cat([*parts, self.predictor_embed(self.standardise(tokens))], dim=2)
+        patches = self.predictor_embed(self.standardise(tokens))
+        return torch.cat([*parts, patches + self.places if self.config.residual else patches], dim=2)
 
     def next_tokens(self, hidden: Steps, tokens: Tokens) -> Tokens:
         """Tokens of the frames that follow, before the layer norm."""

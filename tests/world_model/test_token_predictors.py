@@ -77,7 +77,8 @@ def reference(predictor, tokens, actions, codes):
         if codes is not None:
             felt = predictor.state_encoder((codes - predictor.state_offset) * predictor.state_scale)
             conditions.append(felt[:, :, None])
-        x = torch.cat([*conditions, predictor.predictor_embed(standard)], dim=2)
+        patches = predictor.predictor_embed(standard)
+        x = torch.cat([*conditions, patches + predictor.places if config.residual else patches], dim=2)
         head_dim = config.width // config.num_heads
         dim = 2 * math.floor(head_dim / 3 / 2)
         count = len(conditions)
@@ -87,7 +88,7 @@ def reference(predictor, tokens, actions, codes):
         axes = (time, row, column)
     else:
         tiled = [part[:, :, None].expand(-1, -1, PATCHES, -1) for part in (codes, acted) if part is not None]
-        x = torch.cat([standard, *tiled], dim=-1) + predictor.positions[:steps]
+        x = torch.cat([standard, *tiled], dim=-1) + predictor.places + predictor.times[:steps]
         head_dim, dim, axes = config.head_dim, 0, ()
     size = x.shape[2]
     x = x.flatten(1, 2)
@@ -113,9 +114,14 @@ def reference(predictor, tokens, actions, codes):
         if codes is None or config.next_state is NextState.add:
             return following, None if codes is None else codes + actions
         return following, codes + predictor.state_head(x[:, :, 1]) / predictor.state_scale
-    x = x if config.residual else layer_norm(x, predictor.norm)
-    following = x[..., :DIM] / predictor.token_scale + predictor.token_offset
-    return following, None if codes is None else x[..., DIM : DIM + config.state_width].mean(2)
+    x = layer_norm(x, predictor.norm)
+    x = predictor.change(x) if config.residual else x
+    following = x[..., :DIM] / predictor.token_scale
+    following = following + (tokens if config.residual else predictor.token_offset)
+    if codes is None:
+        return following, None
+    felt = x[..., DIM : DIM + config.state_width].mean(2)
+    return following, codes + felt if config.residual else felt
 
 
 def recomputed(predictor, context, past, states, actions):
