@@ -58,9 +58,10 @@ def estimate(kind: str, shift: int, seed: int = 0, episodes: int = 30, num_steps
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_robot_gives_a_false_alarm(kind: str) -> None:
     for seed in range(5):
-        found = estimate(kind, 0, seed)
-        assert found.lag in (0, None)
-        assert not found.episodes
+        for episodes, num_steps in ((30, 50), (12, 160)):
+            found = estimate(kind, 0, seed, episodes, num_steps)
+            assert found.lag in (0, None)
+            assert not found.episodes
 
 
 @pytest.mark.parametrize("shift", [1, -1, 2])

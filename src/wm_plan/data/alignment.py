@@ -29,8 +29,9 @@ _MIN_TRANSITIONS = 120
 _MIN_PARTS = 8
 _PART_TRANSITIONS = 16
 _MAX_TRANSITIONS = 200_000
-_EPISODE_SIGNIFICANT = 4.0
-_EPISODE_LOG_ODDS = 5.0
+_EPISODE_SIGNIFICANT = 5.0
+_EPISODE_LOG_ODDS = 8.0
+_EPISODE_TRANSITIONS = 100
 
 _Series = Float[np.ndarray, "_"]  # series of a list may differ in length
 _LAGS = np.arange(-MAX_LAG, MAX_LAG + 1)
@@ -174,22 +175,34 @@ def _outliers(
     """Episodes that look as all of them would one row off, and unlike any other; with their lag.
 
     An episode is named if the shifted correlations are likelier than the common ones by a factor that grows
-    with the number of episodes, and the common ones are out of the question for it. Short episodes cannot
-    tell; several hundred rows do.
+    with the number of episodes, in each half of it too, and the common ones are out of the question for it.
+    Episodes of fewer than 100 transitions cannot tell: actions that are held for some steps, say, leave only
+    a few of them that count.
     """
     episodes = np.unique(owners)
     if len(episodes) < _MIN_PARTS:
         return {}
-    sums = np.stack([products[owners == episode].sum(axis=0) for episode in episodes])
-    own, counts = _correlation(sums), sums[:, MAX_LAG, 3]
+    halves = np.stack(
+        [[half.sum(axis=0) for half in np.array_split(products[owners == e], 2)] for e in episodes]
+    )
+    sums = halves.sum(axis=1)
+    counts = sums[:, MAX_LAG, 3]
     found: dict[int, int] = {}
     for lag in (1, -1):
         shifted = np.roll(r, lag)
         shifted[0 if lag > 0 else -1] = 0.0
         distance = np.sqrt(((r - shifted) ** 2).sum())
-        ratio = counts / 2 * (((own - r) ** 2).sum(axis=1) - ((own - shifted) ** 2).sum(axis=1))
-        z = (ratio + counts * distance**2 / 2) / (np.sqrt(counts) * distance)
-        enough = _EPISODE_LOG_ODDS + np.log(len(episodes))
-        odd = (ratio > enough) & (z > _EPISODE_SIGNIFICANT)
+        ratio = _log_odds(sums, shifted, r)
+        z = (ratio + counts * distance**2 / 2) / np.maximum(np.sqrt(counts) * distance, 1e-12)
+        odd = (ratio > _EPISODE_LOG_ODDS + np.log(len(episodes))) & (z > _EPISODE_SIGNIFICANT)
+        odd &= (_log_odds(halves, shifted, r) > 0).all(axis=1) & (counts >= _EPISODE_TRANSITIONS)
         found.update({int(episode): lag for episode in episodes[odd]})
     return found
+
+
+def _log_odds(
+    sums: Float[np.ndarray, "*part lag 4"], one: Float[np.ndarray, " lag"], other: Float[np.ndarray, " lag"]
+) -> Float[np.ndarray, "*part"]:
+    """How much likelier correlations `one` are than `other`, with errors of 1 / sqrt(n) each."""
+    own, counts = _correlation(sums), sums[..., MAX_LAG, 3]
+    return counts / 2 * (((own - other) ** 2).sum(axis=-1) - ((own - one) ** 2).sum(axis=-1))
