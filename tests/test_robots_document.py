@@ -70,7 +70,7 @@ def test_every_command_of_the_document_runs(capsys: pytest.CaptureFixture) -> No
     assert trained["use"] == "wm-plan --model models/arm --goal IMAGE"
     assert (to_state["reached_by"], to_picture["reached_by"]) == ("state", "latent")
     assert to_state["camera"] == to_picture["camera"] == "top"
-    assert to_state["goal_state"]["qpos"] == [0.8, -1.0]
+    assert to_state["goal_state"]["qpos"] == [-1.2, 0.9]
     assert {path.name for path in Path("runs/arm-state").iterdir()} >= {"plan.mp4", "plan.png", "result.json"}
     assert [row["policy"] for row in evaluated["rows"]] == ["planner", "random", "physics"]
 
