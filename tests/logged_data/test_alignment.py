@@ -35,6 +35,10 @@ def simulate(rng: np.random.Generator, kind: str, num_steps: int) -> tuple[np.nd
             case "held":
                 actions[step] = noise[step] if step % 4 == 0 else actions[step - 1]
                 position = position + 0.1 * actions[step]
+            case "held torque":
+                actions[step] = noise[step] if step % 4 == 0 else actions[step - 1]
+                velocity = 0.7 * velocity + 0.3 * actions[step]
+                position = position + 0.1 * velocity
             case "position":  # the action is where to go, and most of the way is made in one step
                 actions[step] = actions[step - 1] + 0.1 * noise[step] if step else position
                 position = position + 0.8 * (actions[step] - position)
@@ -43,7 +47,7 @@ def simulate(rng: np.random.Generator, kind: str, num_steps: int) -> tuple[np.nd
     return changes * (1 + 0.2 * rng.standard_normal(num_steps)), actions
 
 
-KINDS = ("velocity", "smooth velocity", "torque", "feedback", "held", "position")
+KINDS = ("velocity", "smooth velocity", "torque", "feedback", "held", "held torque", "position")
 
 
 def estimate(kind: str, shift: int, seed: int = 0, episodes: int = 30, num_steps: int = 50) -> Alignment:
@@ -65,7 +69,7 @@ def test_no_robot_gives_a_false_alarm(kind: str) -> None:
 
 
 @pytest.mark.parametrize("shift", [1, -1, 2])
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "feedback"])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("feedback", "held torque")])
 def test_the_shift_is_found(kind: str, shift: int) -> None:
     assert estimate(kind, shift).lag == shift
 

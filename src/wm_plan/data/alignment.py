@@ -157,15 +157,20 @@ def _correlation(sums: Float[np.ndarray, "*part lag 4"]) -> Float[np.ndarray, "*
 
 
 def _onset(r: Float[np.ndarray, " lag"], error: Float[np.ndarray, " lag"]) -> int | None:
-    """The greatest lag at which the actions show; None if they nowhere do beyond doubt."""
-    peak = int(np.argmax(r))
-    if r[peak] < _SIGNIFICANT * error[peak]:
+    """The greatest lag at which the actions show; None if they nowhere do beyond doubt.
+
+    At lag 0 and before, a negative correlation shows them too: a robot that is told to turn round brakes
+    first. After it, one is what feedback makes, and shows nothing.
+    """
+    peak = r.max()
+    if peak < _SIGNIFICANT * error[int(np.argmax(r))]:
         return None
-    shows = (r > _SIGNIFICANT * error) & (r > _ONSET * r[peak])
+    size = np.where(_LAGS > 0, r, np.abs(r))
+    shows = (size > _SIGNIFICANT * error) & (size > _ONSET * peak)
     onset = int(_LAGS[shows].max())
-    here = MAX_LAG
-    if onset < 0 and r[here] + 2 * error[here] > _ONSET * r[peak]:
-        return None  # it may be there at lag 0 too
+    here, doubt = r[MAX_LAG], error[MAX_LAG]
+    if onset < 0 and (here + 2 * doubt > _ONSET * peak or here < -3 * doubt):
+        return None  # they may show at lag 0 too
     return onset
 
 
