@@ -51,8 +51,8 @@ def write_minari(
 
     Args:
         source: what to write.
-        dst: the dataset's folder; its name is Minari's, such as `reacher-v0`. For `minari.load_dataset`, make
-            it inside `$MINARI_DATASETS_PATH`.
+        dst: the dataset's folder. `minari.load_dataset` finds it inside `$MINARI_DATASETS_PATH` if its
+            name is one of Minari's, such as `reacher-v0`; otherwise `minari.MinariDataset(dst / "data")` opens it.
         columns: "action", "pixels", ... to the source's name; `default_columns(source)` when None.
         episodes: which, in this order; all when None.
         resume: go on after the last whole episode of an unfinished conversion.
@@ -61,14 +61,10 @@ def write_minari(
         progress: told (episodes done, episodes in all).
 
     Raises:
-        ValueError: the folder's name does not end in -v0, -v1, ...; no column is the action; an episode has
-            one row only; a column is not there, `dst` is taken, or a file is damaged.
+        ValueError: no column is the action; an episode has one row only; a column is not there,
+            `dst` is taken, or a file is damaged.
     """
     dst = Path(dst)
-    if not _DATASET_NAME.fullmatch(dst.name):
-        raise ValueError(
-            f"{dst.name!r} is no name of a Minari dataset; call the folder {dst.name or 'data'}-v0"
-        )
     chosen = chosen_episodes(source, episodes)
     paths = _paths(source, stored_names(source, columns))
     if "actions" not in paths.values():
@@ -92,13 +88,19 @@ def write_minari(
             if not staged[-1].exists():
                 _write_episode(source, episode, number, paths, staged[-1])
         _join(staged, partial / "data" / MAIN_FILE)
-        metadata = _metadata(source, chosen, paths, f"{namespace}/{dst.name}".lstrip("/"))
+        metadata = _metadata(source, chosen, paths, f"{namespace}/{_dataset_name(dst)}".lstrip("/"))
         metadata["dataset_size"] = round((partial / "data" / MAIN_FILE).stat().st_size / 1e6, 1)
         write_atomically(partial / "data" / METADATA_FILE, json.dumps(metadata))
         for path in partial.glob("*.hdf5*"):
             path.unlink()
         progress(len(chosen), len(chosen))
     return dst
+
+
+def _dataset_name(dst: Path) -> str:
+    """The folder's name, with what Minari wants of one."""
+    name = dst.absolute().name
+    return name if _DATASET_NAME.fullmatch(name) else f"{re.sub(r'[^-_a-zA-Z0-9]', '-', name)}-v0"
 
 
 def _paths(source: Source, names: Mapping[str, str]) -> dict[str, str]:

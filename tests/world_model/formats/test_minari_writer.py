@@ -132,9 +132,14 @@ def test_minari_to_minari_keeps_every_value(tmp_path: Path) -> None:
             np.testing.assert_array_equal(before[old], after[new])
 
 
+def test_a_folder_of_any_name_opens_by_its_path(tmp_path: Path) -> None:
+    source = RobomimicSource(robomimic_file(tmp_path / "demos.hdf5"))
+    dataset = minari.MinariDataset(write_minari(source, tmp_path / "my demos", COLUMNS) / "data")
+    assert dataset.spec.dataset_id == "my-demos-v0"
+    assert dataset.total_episodes == len(source.lengths)
+
+
 def test_what_cannot_be_a_minari_dataset_is_said(tmp_path: Path) -> None:
     source = RobomimicSource(robomimic_file(tmp_path / "demos.hdf5"))
-    with pytest.raises(ValueError, match="'lift' is no name of a Minari dataset; call the folder lift-v0"):
-        write_minari(source, tmp_path / "lift", COLUMNS)
     with pytest.raises(ValueError, match="no column of .* is the action; say which"):
         write_minari(source, tmp_path / "lift-v0", {"pixels": "obs/agentview_image"})
