@@ -52,7 +52,8 @@ def write_minari(
     Args:
         source: what to write.
         dst: the dataset's folder. `minari.load_dataset` finds it inside `$MINARI_DATASETS_PATH` if its
-            name is one of Minari's, such as `reacher-v0`; otherwise `minari.MinariDataset(dst / "data")` opens it.
+            name is one of Minari's, such as `reacher-v0`;
+            otherwise `minari.MinariDataset(dst / "data")` opens it.
         columns: "action", "pixels", ... to the source's name; `default_columns(source)` when None.
         episodes: which, in this order; all when None.
         resume: go on after the last whole episode of an unfinished conversion.
