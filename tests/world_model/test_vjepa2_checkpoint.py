@@ -7,7 +7,9 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from wm_plan.world_model import load_vjepa2_ac
+from wm_plan.planners import CEM, MPC, GoalDistance
+from wm_plan.world_model import TokenWorldModel, load_encoder, load_vjepa2_ac
+from wm_plan.world_model.compact import ModelMetadata
 from wm_plan.world_model.pose import gripper_action, next_gripper_pose
 from wm_plan.world_model.vjepa2_ac import NextState, normed
 
@@ -93,6 +95,25 @@ def test_the_action_between_two_poses_leads_from_one_to_the_other() -> None:
     rng = np.random.default_rng(1)
     before, after = torch.from_numpy(rng.uniform(0.1, 0.9, (2, 20, 7)))
     torch.testing.assert_close(next_gripper_pose(before, gripper_action(before, after)), after)
+
+
+def test_the_control_loop_plans_with_it_in_metres_and_radians(loaded) -> None:
+    high = np.array([0.05] * 3 + [1e-6] * 3 + [0.75])
+    metadata = ModelMetadata("droid", 1, 0.25, 64, "left", list(-high), list(high))
+    encoder = load_encoder(CHECKPOINT, num_heads=2, image_size=64)
+    model = TokenWorldModel(encoder, loaded[1], metadata)
+    planner = CEM((-high, high), horizon=2, num_samples=12, num_iterations=2, num_elites=4)
+    controller = MPC(model, planner, GoalDistance("l1"))
+    rng = np.random.default_rng(0)
+    goal, image = rng.integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
+    controller.set_goal(goal)
+    action = controller.act({"pixels": image, "proprio": np.zeros(7)})
+    assert (np.abs(action) <= high).all()
+    own = loaded[0].frame_tokens(encoder.preprocess(goal[None, None]))
+    torch.testing.assert_close(controller.goal_latent[:, 0], own, atol=1e-4, rtol=0)
+    with pytest.raises(ValueError, match="needs 7 numbers of proprio with each frame"):
+        controller.reset()
+        controller.act({"pixels": image})
 
 
 def test_files_that_are_something_else_are_named(tmp_path: Path) -> None:
