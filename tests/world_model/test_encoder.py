@@ -193,7 +193,9 @@ def test_a_folder_that_is_no_encoder_is_said_in_one_line(damage: str, tmp_path: 
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"Did you mean 'small'\? Give a folder, .* or one of: small, random"):
+    with pytest.raises(
+        ValueError, match=r"Did you mean 'small'\? Give a folder, .* or one of: small, random"
+    ):
         load_encoder("smal")
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="is not a folder"):
