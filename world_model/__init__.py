@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .compact import CompactConfig, CompactWorldModel, load_model, predictor_names
+    from .decoder import DecoderConfig, FrameDecoder, load_decoder, train_decoder
     from .dino_wm import DinoWMConfig, DinoWMPredictor
     from .encoder import Encoder, JEPAEncoder, encoder_names, load_encoder
     from .latent_cache import cached_latents
@@ -24,9 +25,11 @@ if TYPE_CHECKING:
 _HOMES = {
     "CompactConfig": "compact",
     "CompactWorldModel": "compact",
+    "DecoderConfig": "decoder",
     "DinoWMConfig": "dino_wm",
     "DinoWMPredictor": "dino_wm",
     "Encoder": "encoder",
+    "FrameDecoder": "decoder",
     "JEPAEncoder": "encoder",
     "Latent": "protocol",
     "PretrainConfig": "pretraining",
@@ -43,11 +46,13 @@ _HOMES = {
     "WorldModel": "protocol",
     "cached_latents": "latent_cache",
     "encoder_names": "encoder",
+    "load_decoder": "decoder",
     "load_encoder": "encoder",
     "load_model": "compact",
     "load_vjepa2_ac": "vjepa2_checkpoint",
     "predictor_names": "compact",
     "pretrain": "pretraining",
+    "train_decoder": "decoder",
     "train_token_model": "token_training",
     "train_world_model": "predictor_training",
 }
@@ -55,9 +60,11 @@ _HOMES = {
 __all__ = [
     "CompactConfig",
     "CompactWorldModel",
+    "DecoderConfig",
     "DinoWMConfig",
     "DinoWMPredictor",
     "Encoder",
+    "FrameDecoder",
     "JEPAEncoder",
     "Latent",
     "PretrainConfig",
@@ -74,11 +81,13 @@ __all__ = [
     "WorldModel",
     "cached_latents",
     "encoder_names",
+    "load_decoder",
     "load_encoder",
     "load_model",
     "load_vjepa2_ac",
     "predictor_names",
     "pretrain",
+    "train_decoder",
     "train_token_model",
     "train_world_model",
 ]
