@@ -89,7 +89,11 @@ def test_looks_do_not_touch_physics(name):
     ids="+".join,
 )
 def test_each_field_of_a_look_shows(name, changes):
-    assert difference(name, **changes) > 0.01
+    shown = difference(name, **changes)
+    if "target_visible" in changes and task(name).parts.target is None:
+        assert shown == 0, "what a task does not have cannot be seen"
+    else:  # a flat disc is hardly seen from the side
+        assert shown > (0.001 if "occluder" in changes else 0.01)
 
 
 @every_task
@@ -97,6 +101,9 @@ def test_the_simulators_own_look_shows_the_target_where_it_is_put(name):
     env = task(name)
     here = env.render(look=dataclasses.replace(DEFAULT_MUJOCO, target_position=(0.1, 0.1)))
     there = env.render(look=dataclasses.replace(DEFAULT_MUJOCO, target_position=(0.1, -0.1)))
+    if env.parts.target is None:
+        np.testing.assert_array_equal(here, there)
+        return
     upper, lower = slice(0, SIZE // 2), slice(SIZE // 2, SIZE)
     changed = np.abs(here.astype(int) - there).max(axis=-1) > 20
     assert changed[upper].any()
