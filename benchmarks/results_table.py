@@ -21,6 +21,13 @@ POLICIES = {
     "random": "random actions",
     "hold": "doing nothing",
 }
+PLANNERS = {
+    "cem": "CEM",
+    "icem": "iCEM",
+    "mppi": "MPPI",
+    "ps": "predictive sampling",
+    "gradient": "gradient",
+}
 COLUMNS = (
     "task",
     "goals, env steps",
@@ -72,7 +79,7 @@ def order(row: Result) -> tuple[int, int, int, int]:
 
 def table_lines(row: Result) -> list[str]:
     """One line of a row, and one more for each kind of goal."""
-    name = POLICIES[row["policy"]].format(planner=row["settings"].get("planner", "").upper())
+    name = POLICIES[row["policy"]].format(planner=PLANNERS.get(row["settings"].get("planner", ""), ""))
     times = (
         "" if row["plan_ms_p50"] is None else f"{number(row['plan_ms_p50'])} / {number(row['plan_ms_p99'])}"
     )
