@@ -100,16 +100,18 @@ class LinearProbe:
         """Fit; without `groups` each sample is its own."""
         axes = PrincipalAxes(features)
         self._mean, self._offset = axes.mean, targets.mean(dim=0)
-        centred, values = targets - self._offset, axes.values
-        penalties = values.max().clamp(min=1e-12) * torch.logspace(-8, 1, 28)
-        along = axes.left.T @ centred
+        # In double precision: where a fit is close, what is left out is a ratio of two tiny numbers.
+        left, values = axes.left.double(), axes.values.double()
+        centred = (targets - self._offset).double()
+        penalties = values.max().clamp(min=1e-12) * torch.logspace(-8, 1, 28, dtype=torch.float64)
+        along = left.T @ centred
         errors = []
         for penalty in penalties:
             shrink = values / (values + penalty)
-            residual = centred - axes.left @ (shrink[:, None] * along)
-            errors.append(_left_out(axes.left, shrink, residual, groups).square().mean(dim=0))
+            residual = centred - left @ (shrink[:, None] * along)
+            errors.append(_left_out(left, shrink, residual, groups).square().mean(dim=0))
         best = penalties[torch.stack(errors).argmin(dim=0)]
-        dual = axes.left @ (along / (values[:, None] + best))
+        dual = (left @ (along / (values[:, None] + best))).float()
         self._weight = (features - axes.mean).T @ dual
 
     def __call__(self, features: Features) -> Targets:
@@ -126,12 +128,12 @@ def _left_out(
     """Residuals of each group as if it had not been fitted to."""
     if groups is None:
         leverage = left.square() @ shrink + 1 / len(left)
-        return residual / (1 - leverage).clamp(min=1e-4)[:, None]
+        return residual / (1 - leverage).clamp(min=1e-12)[:, None]
     out = torch.empty_like(residual)
     for group in groups.unique():
         rows = groups == group
         block = (left[rows] * shrink) @ left[rows].T + 1 / len(left)
-        keep = torch.eye(len(block)) * (1 + 1e-4) - block
+        keep = torch.eye(len(block), dtype=block.dtype) * (1 + 1e-12) - block
         out[rows] = torch.linalg.solve(keep, residual[rows])
     return out
 
@@ -227,6 +229,10 @@ class MLPProbe:
                     least = error
                     best = {name: tensor.clone() for name, tensor in self._net.state_dict().items()}
         self._net.load_state_dict(best)
+        with torch.no_grad():  # what the left-out groups do not bear out is shrunk towards the mean
+            said, true = self._net(inputs[held]), wanted[held]
+            along = (said * true).mean(dim=0) / said.square().mean(dim=0).clamp(min=1e-12)
+            self._spread = self._spread * along.clamp(0, 1)
 
     @torch.no_grad()
     def __call__(self, features: Features) -> Targets:

@@ -70,7 +70,7 @@ def test_left_out_residuals_are_those_of_fits_without_the_group(num: int) -> Non
     shrink = axes.values / (axes.values + penalty)
     centred = targets - targets.mean(dim=0)
     residual = centred - axes.left @ (shrink[:, None] * (axes.left.T @ centred))
-    quick = _left_out(axes.left, shrink, residual, groups)
+    quick = _left_out(axes.left.double(), shrink.double(), residual.double(), groups).float()
     for group in (0, 3):
         kept = groups != group
         x = torch.cat([features - features.mean(dim=0), torch.ones(num, 1)], dim=1)
@@ -95,6 +95,21 @@ def test_the_small_network_finds_what_is_not_linear() -> None:
     bent, held_bent = (targets[:, :1] - 5).square(), (wanted[:, :1] - 5).square()
     assert explained(LinearProbe(features, bent)(held), held_bent)[0] < 0.1
     assert explained(small_network(features, bent)(held), held_bent)[0] > 0.8
+
+
+def test_samples_of_one_group_do_not_vouch_for_each_other() -> None:
+    """Each group's features repeat its own target, which says nothing of another group's."""
+    generator = torch.Generator().manual_seed(0)
+    groups = torch.arange(400) // 20
+    own = torch.randn(20, 50, generator=generator)
+    targets = torch.randn(20, 1, generator=generator)[groups]
+    features = own[groups] + 0.01 * torch.randn(400, 50, generator=generator)
+    held, wanted = torch.randn(300, 50, generator=generator), torch.randn(300, 1, generator=generator)
+    told = explained(LinearProbe(features, targets, groups)(held), wanted)
+    fooled = explained(LinearProbe(features, targets)(held), wanted)
+    assert told > -0.2
+    assert fooled < told - 0.1
+    assert explained(MLPProbe(features, targets, groups)(held), wanted) > -0.3
 
 
 def test_a_probe_is_the_same_every_time() -> None:
