@@ -109,7 +109,6 @@ def test_samples_of_one_group_do_not_vouch_for_each_other() -> None:
     fooled = explained(LinearProbe(features, targets)(held), wanted)
     assert told > -0.2
     assert fooled < told - 0.1
-    assert explained(MLPProbe(features, targets, groups)(held), wanted) > -0.3
 
 
 def test_a_probe_is_the_same_every_time() -> None:
