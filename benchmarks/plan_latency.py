@@ -27,8 +27,8 @@ import wm_plan
 from wm_plan.machine import versions
 from wm_plan.planners import MPC
 
-Product = tuple[int, int, int, int]
-"""Sizes of (batch, row, inner) @ (batch, inner, column)."""
+Product = tuple[int, int, int, int, torch.dtype]
+"""Sizes of (batch, row, inner) @ (batch, inner, column), and of what numbers."""
 
 WARM_UP = 10
 
@@ -62,16 +62,16 @@ class ProductRecorder(TorchDispatchMode):
         elif name.startswith("_scaled_dot_product"):
             query, key, value = (part.flatten(0, -3) for part in args[:3])
             self._note(query, key.transpose(1, 2))
-            self.products.append((len(query), query.shape[1], key.shape[1], value.shape[2]))
+            self.products.append((len(query), query.shape[1], key.shape[1], value.shape[2], query.dtype))
         elif name == "convolution":
             weight = args[1]
             places = result.numel() // weight.shape[0]
-            self.products.append((1, places, weight[0].numel(), weight.shape[0]))
+            self.products.append((1, places, weight[0].numel(), weight.shape[0], weight.dtype))
         return result
 
     def _note(self, left: Tensor, right: Tensor) -> None:
         batch = left.shape[0] if left.ndim == 3 else 1
-        self.products.append((batch, left.shape[-2], left.shape[-1], right.shape[-1]))
+        self.products.append((batch, left.shape[-2], left.shape[-1], right.shape[-1], left.dtype))
 
 
 def recorded(call: Callable[[], object]) -> list[Product]:
@@ -85,12 +85,12 @@ def floor_of(products: list[Product]) -> Callable[[], None]:
     """What runs nothing but these products."""
     generator = torch.Generator().manual_seed(0)
     buffers = {
-        (batch, rows, inner, columns): (
-            torch.randn(batch, rows, inner, generator=generator),
-            torch.randn(batch, inner, columns, generator=generator),
-            torch.empty(batch, rows, columns),
+        (batch, rows, inner, columns, kind): (
+            torch.randn(batch, rows, inner, generator=generator).to(kind),
+            torch.randn(batch, inner, columns, generator=generator).to(kind),
+            torch.empty(batch, rows, columns, dtype=kind),
         )
-        for batch, rows, inner, columns in set(products)
+        for batch, rows, inner, columns, kind in set(products)
     }
     calls = [
         (torch.mm, *(part[0] for part in buffers[sizes])) if sizes[0] == 1 else (torch.bmm, *buffers[sizes])
@@ -148,7 +148,7 @@ def measure(controller: MPC, env_name: str, repeats: int) -> dict[str, Any]:
         "replan_over_floor": rows["replan"]["p50"] / rows["floor"]["p50"],
         "products": {"encode": len(encoding), "plan": len(planning)},
         "megaflops": {
-            name: sum(2 * int(np.prod(sizes)) for sizes in made) / 1e6
+            name: sum(2 * int(np.prod(sizes[:4])) for sizes in made) / 1e6
             for name, made in (("encode", encoding), ("plan", planning))
         },
     }

@@ -11,6 +11,7 @@ from torch import nn
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "plan_latency.py"
 plan_latency = runpy.run_path(str(SCRIPT))
+SINGLE = torch.float32
 recorded, floor_of = plan_latency["recorded"], plan_latency["floor_of"]
 
 
@@ -20,16 +21,19 @@ def test_products_are_noted_with_their_sizes() -> None:
     attention = nn.functional.scaled_dot_product_attention
     for mode in (torch.no_grad, torch.inference_mode):
         with mode():
-            assert recorded(lambda: linear(torch.ones(3, 4))) == [(1, 3, 4, 5)]
-            assert recorded(lambda: linear(tokens)) == [(1, 6, 4, 5)]
-            assert recorded(lambda: tokens @ tokens.transpose(1, 2)) == [(2, 3, 4, 3)]
-            assert recorded(lambda: convolution(torch.ones(1, 3, 8, 8))) == [(1, 16, 12, 6)]
-            assert recorded(lambda: attention(query, query, query)) == [(2, 7, 8, 7), (2, 7, 7, 8)]
+            assert recorded(lambda: linear(torch.ones(3, 4))) == [(1, 3, 4, 5, SINGLE)]
+            assert recorded(lambda: linear(tokens)) == [(1, 6, 4, 5, SINGLE)]
+            assert recorded(lambda: tokens @ tokens.transpose(1, 2)) == [(2, 3, 4, 3, SINGLE)]
+            assert recorded(lambda: convolution(torch.ones(1, 3, 8, 8))) == [(1, 16, 12, 6, SINGLE)]
+            assert recorded(lambda: attention(query, query, query)) == [
+                (2, 7, 8, 7, SINGLE),
+                (2, 7, 7, 8, SINGLE),
+            ]
             assert recorded(lambda: tokens.exp() + 1) == []
 
 
 def test_the_floor_runs_the_same_products() -> None:
-    sizes = [(1, 3, 4, 5), (2, 3, 4, 3), (1, 3, 4, 5)]
+    sizes = [(1, 3, 4, 5, SINGLE), (2, 3, 4, 3, torch.bfloat16), (1, 3, 4, 5, SINGLE)]
     floor = floor_of(sizes)
     assert recorded(floor) == sizes
 
