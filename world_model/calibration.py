@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from .compact import CompactWorldModel, frame_signature
+from .compact import CompactWorldModel
+from .familiarity import frame_signature
 from .moments import Moments
 from .store import TrajectoryStore
 
@@ -134,8 +135,4 @@ def fit_familiarity(
         kinds += [read_rightly] if len(read_rightly) else []
     mixed = torch.cat([frame_signature(kind) for kind in kinds])
     mixed = mixed[torch.from_numpy(rng.permutation(len(mixed)))]
-    bank, others = mixed[: (len(mixed) + 1) // 2], mixed[(len(mixed) + 1) // 2 :]
-    repeats = -(-size // len(bank))
-    model.familiar_signatures.copy_(bank.repeat(repeats, 1)[:size])
-    if len(others):
-        model.metadata.familiarity_threshold = float(model.signature_distance(others).quantile(0.995))
+    model.keep_familiar(mixed)

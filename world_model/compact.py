@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,14 +14,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from .encoder import Encoder, Frames, load_encoder
+from .familiarity import FamiliarFrames
+from .metadata import ModelMetadata
 from .precision import fast_products
 from .weights_io import load_folder, load_weights, save_folder
 
 if TYPE_CHECKING:
     from .token_model import TokenWorldModel
-
-NUM_SIGNATURES = 512
-"""Training frames whose signatures a model keeps, to tell what looks unlike them."""
 
 
 @dataclass
@@ -142,12 +141,6 @@ class StateHead(nn.Module):
         return torch.cat([standard.nan_to_num(nan=0.0), (~standard.isnan()).to(seen)], dim=1)
 
 
-def frame_signature(tokens: Float[Tensor, "batch token dim"]) -> Float[Tensor, "batch two_dim"]:
-    """What a frame looks like as a whole: mean and std of its tokens over the places."""
-    tokens = tokens.float()
-    return torch.cat([tokens.mean(dim=1), tokens.std(dim=1)], dim=-1)
-
-
 class ResidualMLP(nn.Module):
     """A linear map plus a residual MLP: close to linear dynamics at the start of training."""
 
@@ -217,45 +210,7 @@ class DistanceHead(nn.Module):
         return F.softplus(self.net(inputs)).squeeze(-1)
 
 
-@dataclass
-class ModelMetadata:
-    """What a checkpoint says of itself besides sizes: enough to act with it and to judge it.
-
-    Attributes:
-        env_name: task that the logs are of.
-        frame_skip: env steps a model step.
-        control_timestep: seconds an env step.
-        image_size: height and width of the logged frames [px].
-        camera: its name.
-        views: image columns that the model sees, as observations name them; the first is the goal's.
-        proprio_dim: numbers of proprio that the model takes; 0 for none.
-        action_low: least action, env units.
-        action_high: largest action, env units.
-        reach_threshold: largest squared latent distance that counts as reached.
-        reach_error_rate: how often that judgement is wrong on held-out pairs near the threshold.
-        familiarity_threshold: largest unfamiliarity of 99.5 % of held-out frames.
-        open_loop_error: squared error of imagined latents over latent variance, on held-out episodes,
-            by horizon.
-        training: command, data, times and versions.
-    """
-
-    env_name: str
-    frame_skip: int
-    control_timestep: float
-    image_size: int
-    camera: str
-    action_low: list[float]
-    action_high: list[float]
-    reach_threshold: float = 0.0
-    reach_error_rate: float = 0.0
-    familiarity_threshold: float = 0.0
-    open_loop_error: list[float] = field(default_factory=list)
-    training: dict[str, Any] = field(default_factory=dict)
-    views: list[str] = field(default_factory=lambda: ["pixels"])
-    proprio_dim: int = 0
-
-
-class CompactWorldModel(nn.Module):
+class CompactWorldModel(FamiliarFrames):
     """Frozen encoder, state head, predictor and temporal distance behind the `WorldModel` protocol.
 
     A latent is of one frame alone; motion is in the differences of consecutive latents.
@@ -263,15 +218,12 @@ class CompactWorldModel(nn.Module):
 
     action_middle: Tensor
     action_half: Tensor
-    familiar_signatures: Tensor
     latent_variance: Tensor
 
     def __init__(self, encoder: Encoder, config: CompactConfig, metadata: ModelMetadata) -> None:
         """Build with random weights over `encoder`."""
-        super().__init__()
-        self.encoder = encoder
+        super().__init__(encoder, metadata)
         self.config = config
-        self.metadata = metadata
         action_dim = len(metadata.action_low)
         width = len(metadata.views) * encoder.width
         self.head = StateHead(encoder.grid_size, width, config, metadata.proprio_dim)
@@ -280,7 +232,6 @@ class CompactWorldModel(nn.Module):
         low, high = torch.tensor(metadata.action_low), torch.tensor(metadata.action_high)
         self.register_buffer("action_middle", (low + high) / 2, persistent=False)
         self.register_buffer("action_half", (high - low) / 2, persistent=False)
-        self.register_buffer("familiar_signatures", torch.zeros(NUM_SIGNATURES, 2 * encoder.width))
         self.register_buffer("latent_variance", torch.ones(()))
 
     @property
@@ -397,21 +348,6 @@ class CompactWorldModel(nn.Module):
     ) -> Bool[Tensor, " batch"]:
         """Whether latents are as near to the goal's as held-out pairs inside the task's tolerance are."""
         return (latent - goal).square().sum(-1) <= self.metadata.reach_threshold
-
-    def unfamiliarity(self, frames: Frames) -> Float[Tensor, " batch"]:
-        """How unlike the training data each frame of (B, 1, H, W, 3) looks.
-
-        Distance of its signature to the nearest of `NUM_SIGNATURES` training frames', over the distance that
-        99.5 % of other training frames keep within: above 1, a frame is unlike anything that was trained on.
-        """
-        signatures = frame_signature(self.encoder(self.encoder.preprocess(frames)))
-        return self.signature_distance(signatures) / max(self.metadata.familiarity_threshold, 1e-9)
-
-    def signature_distance(self, signatures: Float[Tensor, "batch dim"]) -> Float[Tensor, " batch"]:
-        """Distance to the nearest kept signature, each number in units of its spread among them."""
-        spread = self.familiar_signatures.std(dim=0)
-        unit = spread + 0.1 * spread.mean() + 1e-6
-        return torch.cdist(signatures / unit, self.familiar_signatures / unit).min(dim=1).values
 
     def save(self, folder: str | Path, *, with_encoder: bool = True) -> None:
         """Write the model into `folder`, its encoder beside it unless it ships with the package.

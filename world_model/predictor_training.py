@@ -31,12 +31,12 @@ from .compact import (
     CompactConfig,
     CompactPredictor,
     CompactWorldModel,
-    ModelMetadata,
 )
 from .encoder import Encoder
 from .latent_cache import cached_latents
 from .latent_rows import LatentRows
 from .losses import sigreg
+from .metadata import ModelMetadata
 from .moments import Moments, joined, partly_hidden
 from .store import TrajectoryStore
 from .temporal_distance import DistanceConfig, train_distance

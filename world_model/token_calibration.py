@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .calibration import OPEN_LOOP_STEPS, Reached, reach_threshold
-from .compact import NUM_SIGNATURES, frame_signature
+from .familiarity import NUM_SIGNATURES, frame_signature
 from .latent_rows import LatentRows
 from .store import TrajectoryStore
 from .token_model import TokenWorldModel
@@ -94,11 +94,7 @@ def calibrate_tokens(
     chosen = np.sort(rng.permutation(everything)[: 2 * NUM_SIGNATURES])
     signatures = frame_signature(torch.from_numpy(tokens[chosen]))
     signatures = signatures[torch.from_numpy(rng.permutation(len(signatures)))]
-    bank, others = signatures[: (len(signatures) + 1) // 2], signatures[(len(signatures) + 1) // 2 :]
-    model.familiar_signatures.copy_(bank.repeat(-(-NUM_SIGNATURES // len(bank)), 1)[:NUM_SIGNATURES])
-    if len(others):
-        distances = model.signature_distance(others.to(model.familiar_signatures.device))
-        model.metadata.familiarity_threshold = float(distances.quantile(0.995))
+    model.keep_familiar(signatures)
 
 
 def _rows(store: TrajectoryStore, episode: int | np.integer) -> Int[np.ndarray, " row"]:

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from .compact import NUM_SIGNATURES, ModelMetadata, frame_signature
 from .dino_wm import DinoWMConfig, DinoWMPredictor
 from .encoder import Encoder, Frames, load_encoder
+from .familiarity import FamiliarFrames
+from .metadata import ModelMetadata
 from .pose import gripper_action
 from .token_predictor import TokenPredictor
 from .vjepa2_ac import NextState, VJEPA2ACConfig, VJEPA2ACPredictor, normed
@@ -27,7 +28,7 @@ FAMILIES: dict[str, tuple[type[PredictorConfig], type[TokenPredictor]]] = {
 }
 
 
-class TokenWorldModel(nn.Module):
+class TokenWorldModel(FamiliarFrames):
     """A frozen encoder and a predictor over its tokens, behind the `WorldModel` protocol.
 
     A latent is the layer-normed tokens (P, D) of one frame, each frame encoded by itself as a still clip.
@@ -40,7 +41,6 @@ class TokenWorldModel(nn.Module):
     """
 
     uses_past = True
-    familiar_signatures: Tensor
 
     def __init__(
         self, encoder: Encoder, predictor: TokenPredictor, metadata: ModelMetadata, *, history: int = 1
@@ -50,7 +50,7 @@ class TokenWorldModel(nn.Module):
         Raises:
             ValueError: the predictor is for other tokens or actions, or its sequences are too short.
         """
-        super().__init__()
+        super().__init__(encoder, metadata)
         shape = (encoder.grid_size, encoder.width)
         if (predictor.grid_size, predictor.token_dim) != shape:
             raise ValueError(
@@ -63,13 +63,10 @@ class TokenWorldModel(nn.Module):
             )
         if not 1 <= history <= predictor.max_steps:
             raise ValueError(f"history={history} is not allowed; give 1 to {predictor.max_steps}")
-        self.encoder = encoder
         self.predictor = predictor
-        self.metadata = metadata
         self.history = history
         self.cache_bytes = 256 * 2**20
         self.last_cache_bytes = 0
-        self.register_buffer("familiar_signatures", torch.zeros(NUM_SIGNATURES, 2 * encoder.width))
 
     @property
     def family(self) -> str:
@@ -185,20 +182,6 @@ class TokenWorldModel(nn.Module):
     ) -> Bool[Tensor, " batch"]:
         """Whether latents are as near to the goal's as held-out pairs inside the task's tolerance are."""
         return (latent - goal).square().sum(dim=(1, 2)) <= self.metadata.reach_threshold
-
-    def unfamiliarity(self, frames: Frames) -> Float[Tensor, " batch"]:
-        """How unlike the training data each frame of (B, 1, H, W, 3) looks; above 1, unlike any of it.
-
-        As `CompactWorldModel.unfamiliarity`.
-        """
-        signatures = frame_signature(self.encoder(self.encoder.preprocess(frames)))
-        return self.signature_distance(signatures) / max(self.metadata.familiarity_threshold, 1e-9)
-
-    def signature_distance(self, signatures: Float[Tensor, "batch dim"]) -> Float[Tensor, " batch"]:
-        """Distance to the nearest kept signature, each number in units of its spread among them."""
-        spread = self.familiar_signatures.std(dim=0)
-        unit = spread + 0.1 * spread.mean() + 1e-6
-        return torch.cdist(signatures / unit, self.familiar_signatures / unit).min(dim=1).values
 
     def save(self, folder: str | Path, *, with_encoder: bool = True) -> None:
         """Write the model into `folder`, its encoder beside it unless it ships with the package.

@@ -11,7 +11,7 @@ from wm_plan.commands.eval import main
 from wm_plan.commands.front import DONE, WRONG_INPUT
 from wm_plan.evaluation import wilson_interval
 from wm_plan.world_model import CompactConfig, CompactWorldModel, JEPAEncoder, ViTConfig
-from wm_plan.world_model.compact import ModelMetadata
+from wm_plan.world_model.metadata import ModelMetadata
 
 ROW = {"env", "protocol", "policy", "episodes", "successes", "success_rate", "ci95", "held_rate", "held_ci95"}
 ROW |= {"plan_ms_p50", "plan_ms_p99", "encode_ms_p50", "seconds", "threads", "groups", "budget", "settings"}

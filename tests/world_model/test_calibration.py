@@ -8,7 +8,8 @@ import torch
 
 from tests.dot_world import RECIPE, make_encoder
 from wm_plan.world_model.calibration import calibrate, open_loop_error, reach_threshold
-from wm_plan.world_model.compact import CompactConfig, CompactWorldModel, ModelMetadata
+from wm_plan.world_model.compact import CompactConfig, CompactWorldModel
+from wm_plan.world_model.metadata import ModelMetadata
 from wm_plan.world_model.store import TrajectoryStore
 from wm_plan.world_model.store_writer import StoreWriter
 

@@ -13,11 +13,11 @@ from wm_plan.world_model.compact import (
     CompactConfig,
     CompactPredictor,
     CompactWorldModel,
-    ModelMetadata,
     StateHead,
-    frame_signature,
     load_model,
 )
+from wm_plan.world_model.familiarity import frame_signature
+from wm_plan.world_model.metadata import ModelMetadata
 from wm_plan.world_model.protocol import WorldModel
 
 SIZES = {

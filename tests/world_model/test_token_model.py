@@ -10,8 +10,8 @@ import torch
 from tests.dot_world import draw_dots, make_encoder
 from wm_plan.planners import CEM, MPC, GoalDistance
 from wm_plan.world_model import TokenWorldModel, WorldModel, load_model
-from wm_plan.world_model.compact import ModelMetadata
 from wm_plan.world_model.dino_wm import DinoWMConfig, DinoWMPredictor
+from wm_plan.world_model.metadata import ModelMetadata
 from wm_plan.world_model.vjepa2_ac import NextState, VJEPA2ACConfig, VJEPA2ACPredictor
 
 DIM, GRID = 48, 4

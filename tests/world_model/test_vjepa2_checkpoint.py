@@ -9,7 +9,7 @@ from scipy.spatial.transform import Rotation
 
 from wm_plan.planners import CEM, MPC, GoalDistance
 from wm_plan.world_model import TokenWorldModel, load_encoder, load_vjepa2_ac
-from wm_plan.world_model.compact import ModelMetadata
+from wm_plan.world_model.metadata import ModelMetadata
 from wm_plan.world_model.pose import gripper_action, next_gripper_pose
 from wm_plan.world_model.vjepa2_ac import NextState, normed
 

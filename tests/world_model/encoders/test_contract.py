@@ -13,8 +13,9 @@ from tests.trajectories import write_store
 from tests.world_model.encoders import test_published_files as files
 from tests.world_model.encoders import test_transformers_encoders as library
 from wm_plan.world_model import Encoder, TrajectoryStore, cached_latents, load_encoder
-from wm_plan.world_model.compact import CompactConfig, CompactWorldModel, ModelMetadata
+from wm_plan.world_model.compact import CompactConfig, CompactWorldModel
 from wm_plan.world_model.encoders.published import PublishedEncoder
+from wm_plan.world_model.metadata import ModelMetadata
 
 
 def of_the_library(kind: str) -> Callable[[Path], Encoder]:

@@ -1,0 +1,44 @@
+"""What a checkpoint says of itself, of whichever family its predictor is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class ModelMetadata:
+    """What a checkpoint says of itself besides sizes: enough to act with it and to judge it.
+
+    Attributes:
+        env_name: task that the logs are of.
+        frame_skip: env steps a model step.
+        control_timestep: seconds an env step.
+        image_size: height and width of the logged frames [px].
+        camera: its name.
+        views: image columns that the model sees, as observations name them; the first is the goal's.
+        proprio_dim: numbers of proprio that the model takes; 0 for none.
+        action_low: least action, env units.
+        action_high: largest action, env units.
+        reach_threshold: largest squared latent distance that counts as reached.
+        reach_error_rate: how often that judgement is wrong on held-out pairs near the threshold.
+        familiarity_threshold: largest unfamiliarity of 99.5 % of held-out frames.
+        open_loop_error: squared error of imagined latents over latent variance, on held-out episodes,
+            by horizon.
+        training: command, data, times and versions.
+    """
+
+    env_name: str
+    frame_skip: int
+    control_timestep: float
+    image_size: int
+    camera: str
+    action_low: list[float]
+    action_high: list[float]
+    reach_threshold: float = 0.0
+    reach_error_rate: float = 0.0
+    familiarity_threshold: float = 0.0
+    open_loop_error: list[float] = field(default_factory=list)
+    training: dict[str, Any] = field(default_factory=dict)
+    views: list[str] = field(default_factory=lambda: ["pixels"])
+    proprio_dim: int = 0
