@@ -23,6 +23,14 @@ class CubeArmTask(BuiltInTask):
 
     control_timestep: float = 0.1
     frame_skip: int = 2
+    proprio_names: tuple[str, ...] = (
+        "yaw [rad]",
+        "shoulder [rad]",
+        "elbow [rad]",
+        "yaw velocity [rad/s]",
+        "shoulder velocity [rad/s]",
+        "elbow velocity [rad/s]",
+    )
 
     @classmethod
     def make_spec(cls) -> mujoco.MjSpec:

@@ -36,14 +36,6 @@ class CubePushEnv(CubeArmTask):
     parts: SceneParts = SceneParts(
         camera="slant", agent=("upper", "fore"), effector=("cube",), floor=("ground",), walls=("base",)
     )
-    proprio_names: tuple[str, ...] = (
-        "yaw [rad]",
-        "shoulder [rad]",
-        "elbow [rad]",
-        "yaw velocity [rad/s]",
-        "shoulder velocity [rad/s]",
-        "elbow velocity [rad/s]",
-    )
     goal_names: tuple[str, ...] = (
         "yaw [rad, -1 to 1]",
         "shoulder [rad, -0.3 to 1.7]",
