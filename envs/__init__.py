@@ -81,7 +81,7 @@ _NEED_MUJOCO = {
 }
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for
     """Load the names that need MuJoCo when they are first used."""
     if name not in _NEED_MUJOCO:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -25,7 +25,7 @@ class DmControlEnv(RobotEnv):
         ValueError: dm_control is not installed, there is no such task, or its actions have no bounds.
     """
 
-    def __init__(self, name: str, **options: Any) -> None:  # noqa: ANN401
+    def __init__(self, name: str, **options: Any) -> None:  # noqa: ANN401 - passed on
         """Load `dm_control/domain-task`; the options are those of `TaskEnv`."""
         suite_folder(name)
         try:
@@ -36,7 +36,7 @@ class DmControlEnv(RobotEnv):
         from dm_control import suite
 
         domain, task = _split(name, suite.ALL_TASKS)
-        self._random = np.random.RandomState(0)  # noqa: NPY002
+        self._random = np.random.RandomState(0)  # noqa: NPY002 - dm_control knows no Generator
         self.inner: Any = suite.load(
             domain, task, task_kwargs={"random": self._random, "time_limit": float("inf")}
         )

@@ -205,7 +205,7 @@ def _range_of(name: str) -> tuple[str, Any]:
     return "look", getattr(LookRanges(), name)
 
 
-def _parse_range(name: str, text: str, default: Any) -> Any:  # noqa: ANN401
+def _parse_range(name: str, text: str, default: Any) -> Any:  # noqa: ANN401 - factors differ in type
     """Two ends, or one number where the range is a half width, a rate, or always the same."""
     ends = text.split(":")
     pair = isinstance(default, tuple)
@@ -224,7 +224,7 @@ def _parse_range(name: str, text: str, default: Any) -> Any:  # noqa: ANN401
     return (values[0], values[-1]) if pair else values[0]
 
 
-def _as_numbers(name: str, value: Any) -> Any:  # noqa: ANN401
+def _as_numbers(name: str, value: Any) -> Any:  # noqa: ANN401 - factors differ in type
     if name == "floor_texture":
         return -1 if value is None else FLOOR_TEXTURES.index(value)
     if name == "distractors":
@@ -236,7 +236,7 @@ def _as_numbers(name: str, value: Any) -> Any:  # noqa: ANN401
     return value
 
 
-def _from_numbers(name: str, value: np.ndarray) -> Any:  # noqa: ANN401
+def _from_numbers(name: str, value: np.ndarray) -> Any:  # noqa: ANN401 - factors differ in type
     if name == "floor_texture":
         return None if value < 0 else FLOOR_TEXTURES[int(value)]
     if name == "distractors":
