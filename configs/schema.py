@@ -47,7 +47,7 @@ class ControllerConfig:
     camera: str | None = None
     """Whose view is shown to the model; null is the camera of the model's logs."""
     model: str | None = None
-    """Folder of a predictor; null is the shipped one of the task."""
+    """Folder of a predictor (wm-eval: several, parted by commas); null is the shipped one of the task."""
     planner: ShootingConfig = MISSING
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     control: ControlConfig = field(default_factory=ControlConfig)
@@ -122,7 +122,7 @@ class EvalConfig(ControllerConfig):
     protocols: list[str] = field(default_factory=lambda: ["near"])
     """near, far."""
     policies: list[str] = field(default_factory=lambda: ["planner", "random", "hold"])
-    """planner, random, hold, physics, rl: all on the same starts and goals."""
+    """Names in `wm_plan.evaluation.contestants.POLICIES`: all on the same starts and goals."""
     episodes: int = 100
     batch_size: int = 50
     """Episodes planned together; it bounds memory and decides no outcome."""
@@ -133,7 +133,7 @@ class EvalConfig(ControllerConfig):
     """Height and width of goal pictures [px]; null is as observations have it."""
     physics: PhysicsConfig = field(default_factory=PhysicsConfig)
     rl: str | None = None
-    """Folder of an RL baseline; null is the shipped one of the task."""
+    """Folders of RL baselines, parted by commas; null is the shipped one of the task."""
 
     def __post_init__(self) -> None:
         """Check what can be checked without the task and the model.

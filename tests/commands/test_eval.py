@@ -89,6 +89,29 @@ def test_a_model_of_ones_own_is_judged_and_the_same_seed_gives_the_same(capfd: p
         assert end["final_error"] == pytest.approx(again["final_error"], rel=1e-3)
 
 
+def test_every_planner_and_every_model_has_rows_of_its_own(capfd: pytest.CaptureFixture) -> None:
+    models = f"{untrained('one')},{untrained('two')}"
+    argv = ("--model", models, "--planner", "cem,mppi", "--policy", "planner,physics,hold", "--episodes", "2")
+    quick = ("planner.num_samples=8", "planner.num_iterations=1", "planner.num_elites=2")
+    with_elites = main([*argv, *quick, "--quiet"])
+    assert with_elites == WRONG_INPUT
+    assert "with --planner mppi: unknown override 'planner.num_elites=2'" in capfd.readouterr().err
+    quick = ("planner.num_samples=32", "planner.num_iterations=1", "physics.num_samples=8", "plans_timed=1")
+    rows = evaluated(capfd, *argv, *quick)["rows"]
+    assert [(row["policy"], row["name"]) for row in rows] == [
+        ("planner", "planner: one, cem"),
+        ("planner", "planner: one, mppi"),
+        ("planner", "planner: two, cem"),
+        ("planner", "planner: two, mppi"),
+        ("physics", "physics: cem"),
+        ("physics", "physics: mppi"),
+        ("hold", "hold"),
+    ]
+    assert [row["settings"]["model"] for row in rows[:4]] == ["one", "one", "two", "two"]
+    assert [row["settings"]["planner"] for row in rows[:6]] == ["cem", "mppi"] * 3
+    assert "temperature" in rows[1]["settings"]
+
+
 def test_the_true_physics_planner_says_what_it_changed(capfd: pytest.CaptureFixture) -> None:
     argv = ("--env", "reacher", "--policy", "physics", "--planner", "mppi", "--episodes", "2")
     (row,) = evaluated(capfd, *argv, "physics.num_samples=16", "physics.num_iterations=2", "plans_timed=2")[

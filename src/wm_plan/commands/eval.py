@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .front import DONE, Command, Job, as_json, positive_int
-from .plan import select
+from .front import DONE, Command, Job, UserInputError, as_json, one_line, positive_int
+from .plan import task_of
 
 if TYPE_CHECKING:
     from wm_plan.evaluation.side_by_side import Evaluation
@@ -36,18 +36,36 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--policy",
         type=names,
         metavar="NAMES",
-        help="of planner, random, hold, physics, rl (default planner,random,hold)",
+        help="who acts (default planner,random,hold); --list names them",
     )
     parser.add_argument("--camera", metavar="NAME", help="whose view is planned in (default: the model's)")
-    parser.add_argument("--planner", metavar="NAME", help="cem (default), mppi, ...; --list names them")
+    parser.add_argument(
+        "--planner", type=names, metavar="NAMES", help="cem (default), mppi, ...; --list names them"
+    )
     parser.add_argument("--episodes", type=positive_int, metavar="N", help="of each policy (default 100)")
-    parser.add_argument("--rl", metavar="DIR", help="an RL baseline of your own, made by wm-baseline")
+    parser.add_argument("--rl", metavar="DIRS", help="RL baselines of your own, made by wm-baseline")
     parser.add_argument(
         "--goal-look",
         choices=("plain", "default"),
         help="how goal pictures are drawn: plain, as logs are, or with the simulator's default settings",
     )
     parser.add_argument("--goal-size", type=positive_int, metavar="N", help="pixels a side of goal pictures")
+
+
+def select(flags: argparse.Namespace) -> list[str]:
+    """Choose the presets of the task and of the first planner."""
+    from wm_plan.planners import planner_names
+    from wm_plan.planning import task_choice
+    from wm_plan.suggestion import did_you_mean
+
+    first_model = argparse.Namespace(env=flags.env, model=(flags.model or "").split(",")[0].strip())
+    flags.env = task_of(first_model)
+    known = planner_names()
+    for name in flags.planner or []:
+        if name not in known:
+            meant = did_you_mean(name, known)
+            raise UserInputError(f"unknown planner {name!r}.{meant} Known planners: {', '.join(known)}.")
+    return [*task_choice(flags.env), *([f"planner={flags.planner[0]}"] if flags.planner else [])]
 
 
 def configure(config: Any, flags: argparse.Namespace) -> None:  # noqa: ANN401
@@ -70,9 +88,10 @@ def run(job: Job) -> int:
     from omegaconf import OmegaConf
 
     from wm_plan.envs import short_name
+    from wm_plan.evaluation.contestants import find_contestants
     from wm_plan.evaluation.protocols import find_protocol
     from wm_plan.evaluation.rows import make_table
-    from wm_plan.evaluation.side_by_side import evaluate, make_policies
+    from wm_plan.evaluation.side_by_side import evaluate
     from wm_plan.machine import peak_memory_mb, use_device, versions
     from wm_plan.output_folder import check_output_folder, filled_at_once, next_numbered
 
@@ -83,12 +102,13 @@ def run(job: Job) -> int:
     use_device(settings.device, settings.threads)
     for name in settings.protocols:
         find_protocol(name)
-    policies = make_policies(settings)
+    contestants = find_contestants(_with_each_planner(job, settings))
+    policies = {contestant.name: contestant.make() for contestant in contestants}
     if job.flags.dry_run:
         return _show_config(job)
     with filled_at_once(out, overwrite=job.flags.overwrite) as folder:
         with _ProgressBar(job, settings.episodes) as bar:
-            found = evaluate(settings, policies, bar.update)
+            found = evaluate(settings, contestants, policies, bar.update)
         result = {
             "rows": [one.row for one in found],
             "seed": settings.seed,
@@ -104,6 +124,25 @@ def run(job: Job) -> int:
         job.objective = 1 - sum(planned) / len(planned)
     job.print_result(result, f"{make_table(result['rows'])}\n{out}: result.json, config.yaml")
     return DONE
+
+
+def _with_each_planner(job: Job, settings: Any) -> dict[str, Any]:  # noqa: ANN401
+    """Give the settings with each planner that --planner names, by its name."""
+    from omegaconf import OmegaConf
+
+    from wm_plan.configuration import compose
+    from wm_plan.controller import planner_name
+
+    found = {planner_name(settings): settings}
+    for name in (job.flags.planner or [])[1:]:
+        flags = argparse.Namespace(**{**vars(job.flags), "planner": [name]})
+        try:
+            config = compose("eval", job.overrides, base=select(flags))
+        except ValueError as error:
+            raise UserInputError(f"with --planner {name}: {one_line(error)}") from error
+        configure(config, flags)
+        found[name] = OmegaConf.to_object(config)
+    return found
 
 
 def _write_files(folder: Path, result: dict[str, Any], found: list[Evaluation], job: Job) -> None:
@@ -158,6 +197,7 @@ def _show_config(job: Job) -> int:
 
 def _list(job: Job) -> int:
     from wm_plan import envs
+    from wm_plan.evaluation.contestants import POLICIES
     from wm_plan.planners import planner_names
     from wm_plan.world_model import predictor_names
 
@@ -166,7 +206,7 @@ def _list(job: Job) -> int:
         "models": list(predictor_names()),
         "planners": planner_names(),
         "protocols": ["near", "far"],
-        "policies": ["planner", "random", "hold", "physics", "rl"],
+        "policies": list(POLICIES),
     }
     job.print_result(found, "\n".join(f"{key:<9} {', '.join(value)}" for key, value in found.items()))
     return DONE

@@ -148,6 +148,9 @@ class Job:
     folder: Path | None = None
     """The output folder that a sweep chose for this job; None outside a sweep."""
 
+    overrides: Sequence[str] = ()
+    """The user's overrides that `config` was composed with."""
+
     results: list[dict[str, Any]] = field(default_factory=list)
     objective: float = math.nan
     """What a sweeper minimises; set it in `run` where there is such a number."""
@@ -296,7 +299,7 @@ class Command:
 
         config = compose(self.config, overrides, base=self.select(flags))
         self.configure(config, flags)
-        return self.run(Job(flags, config, _stdout=stdout))
+        return self.run(Job(flags, config, overrides=overrides, _stdout=stdout))
 
 
 @dataclass

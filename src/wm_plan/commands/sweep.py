@@ -51,8 +51,9 @@ def run_sweep(command: Command, flags: argparse.Namespace, overrides: Sequence[s
     def run_job(config: DictConfig) -> float:
         settings = HydraConfig.get()
         folder = Path(settings.runtime.output_dir)
-        job = Job(flags, config, folder=folder)
-        entry: dict[str, Any] = {"overrides": list(settings.overrides.task), "folder": folder}
+        given = list(settings.overrides.task)
+        job = Job(flags, config, folder=folder, overrides=[one for one in given if one not in selected])
+        entry: dict[str, Any] = {"overrides": given, "folder": folder}
         try:
             command.configure(config, flags)
             entry["exit_code"] = command.run(job)

@@ -18,6 +18,7 @@ def make_row(
     policy: str,
     outcomes: Sequence[Outcome],
     *,
+    name: str | None = None,
     plan_ms: Sequence[float],
     encode_ms: Sequence[float],
     seconds: float,
@@ -27,6 +28,7 @@ def make_row(
     """Give one row; rates are fractions, `ci95` Wilson intervals, times milliseconds.
 
     Args:
+        name: what tells the row from others of its policy; the policy if None.
         plan_ms: of single replans for one environment at a time, with nothing else in the batch.
         encode_ms: of single frames, likewise.
         seconds: of all episodes together, planned in batches.
@@ -38,6 +40,7 @@ def make_row(
         "env": env,
         "protocol": protocol,
         "policy": policy,
+        "name": name or policy,
         **count(outcomes),
         "groups": {name: count([one for one in outcomes if one.trial.group == name]) for name in groups},
         "budget": outcomes[0].trial.budget,
@@ -83,7 +86,7 @@ def make_table(rows: Sequence[dict[str, Any]], width: int = 110) -> str:
         table.add_column(name, justify="right")
     for row in rows:
         times = [_number(row[name]) for name in ("plan_ms_p50", "plan_ms_p99", "seconds")]
-        table.add_row(row["env"], row["protocol"], row["policy"], *_rates(row), *times)
+        table.add_row(row["env"], row["protocol"], row["name"], *_rates(row), *times)
         for name, group in row["groups"].items():
             table.add_row("", "", f"  {name}", *_rates(group), "", "", "", style="dim")
     text = io.StringIO()
