@@ -25,6 +25,8 @@ class PushingPolicy:
         clearance: distance of the centres at which the pusher certainly touches nothing [m].
         half_width: the pusher may go anywhere in the square of this half width about `middle` [m].
         middle: of that square [m].
+        aim_half_width: pushes aim at places in the square of this half width [m]; anywhere if None, which
+            suits tables with walls.
     """
 
     def __init__(
@@ -38,10 +40,12 @@ class PushingPolicy:
         clearance: float,
         half_width: float,
         middle: tuple[float, float] = (0.0, 0.0),
+        aim_half_width: float | None = None,
     ) -> None:
         self._rng, self._skip, self._locate, self._steer = rng, frame_skip, locate, steer
         self._speed, self._clearance = speed, clearance
         self._half_width, self._middle = half_width, np.asarray(middle, np.float64)
+        self._aim_half_width = aim_half_width
         self._kind, self._left = "rest", 0
         self._goal = np.zeros(2)
         self._action = np.zeros(0, np.float32)
@@ -89,6 +93,9 @@ class PushingPolicy:
             self._noise_level = 0.0
         for _ in range(20):  # a side that is on the table
             angle = rng.uniform(-np.pi, np.pi)
+            if self._aim_half_width is not None:
+                self._aim = self._middle + rng.uniform(-self._aim_half_width, self._aim_half_width, 2)
+                angle = np.arctan2(*(block - self._aim)[::-1])
             self._side = self._clearance * np.array([np.cos(angle), np.sin(angle)])
             if np.abs(block + self._side - self._middle).max() <= self._half_width:
                 break
@@ -98,6 +105,8 @@ class PushingPolicy:
         rng = self._rng
         through = block + rng.uniform(-0.4, 0.4, 2) * self._clearance
         onward = -self._side * rng.uniform(0.0, 1.2)
+        if self._aim_half_width is not None:
+            through, onward = self._aim, self._side * rng.uniform(0.4, 1.0)
         limit = self._half_width
         self._kind, self._left = "push", int(rng.integers(8, 25))
         self._pace = self._speed * rng.uniform(0.3, 1.0)

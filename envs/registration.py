@@ -25,6 +25,7 @@ _TASKS = {
     "point_mass": ("wm_plan/PointMass-v0", "PointMassEnv"),
     "two_room": ("wm_plan/TwoRoom-v0", "TwoRoomEnv"),
     "push_t": ("wm_plan/PushT-v0", "PushTEnv"),
+    "pusher": ("wm_plan/Pusher-v0", "PusherEnv"),
     "cartpole": ("wm_plan/Cartpole-v0", "CartpoleEnv"),
     "cube_reach": ("wm_plan/CubeReach-v0", "CubeReachEnv"),
     "cube_push": ("wm_plan/CubePush-v0", "CubePushEnv"),

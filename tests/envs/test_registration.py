@@ -8,7 +8,7 @@ from wm_plan.envs import gymnasium_id, make, register_envs, task_names
 
 
 def test_the_tasks_and_their_ids():
-    names = "reacher point_mass two_room push_t cartpole cube_reach cube_push"
+    names = "reacher point_mass two_room push_t pusher cartpole cube_reach cube_push"
     assert task_names() == tuple(names.split())
     ids = [gymnasium_id(name) for name in task_names()]
     assert ids == [
@@ -16,6 +16,7 @@ def test_the_tasks_and_their_ids():
         "wm_plan/PointMass-v0",
         "wm_plan/TwoRoom-v0",
         "wm_plan/PushT-v0",
+        "wm_plan/Pusher-v0",
         "wm_plan/Cartpole-v0",
         "wm_plan/CubeReach-v0",
         "wm_plan/CubePush-v0",
