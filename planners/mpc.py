@@ -37,13 +37,13 @@ class MPC:
     Args:
         model: `encode` and `rollout`, and, unless given here, `frame_skip` and `history`. One with a true
             `uses_past` also gets what was executed and sensed: `rollout(..., past_actions=, proprio=)`.
-        planner: any planner; its `action_dim` is the env's, times `frame_skip` with action blocks.
+        planner: any planner; its `action_dim` is the env's, times the actions of a block.
         objective: cost of imagined latents.
         replan_every: model steps executed of each plan, at most the planner's horizon.
         frame_skip: env steps a model step lasts; the model's own if None.
         history: frames of context; the model's own if None.
-        action_block: a plan's action holds a different action for each env step of a model step; otherwise
-            one action is held.
+        action_block: how many actions one of a plan's holds, each for an equal share of a model step's env
+            steps. True is one for each env step, False one that is held.
         prior: proposes sequences to try: (context (R, T, ...), goal (R, 1, ...)) -> actions (R, M, H, A).
         budget: seconds a plan may take; None for no limit.
         tail: what a shifted warm start ends with.
@@ -68,7 +68,7 @@ class MPC:
         replan_every: int = 1,
         frame_skip: int | None = None,
         history: int | None = None,
-        action_block: bool = False,
+        action_block: bool | int = False,
         prior: Callable[[Tensor, Tensor], Tensor] | None = None,
         budget: float | None = None,
         tail: Tail | str = Tail.hold,
@@ -88,18 +88,19 @@ class MPC:
             raise ValueError(
                 f"frame_skip={self.frame_skip}, history={self.history} are not allowed; give 1 or more each"
             )
-        if action_block and planner.action_dim % self.frame_skip:
+        block = self.frame_skip if action_block is True else max(1, int(action_block))
+        if self.frame_skip % block or planner.action_dim % block:
             raise ValueError(
-                f"action_block=True needs the env's bounds repeated frame_skip={self.frame_skip} times;"
-                f" {planner.action_dim} is no multiple of that"
+                f"action_block={action_block} needs the env's bounds repeated {block} times, and a frame_skip"
+                f" that is a multiple; {planner.action_dim} bounds and frame_skip={self.frame_skip} are not"
             )
         self.replan_every = replan_every
-        self.action_block = action_block
+        self.num_actions = block
         self.prior = prior
         self.budget = budget
         self.tail = Tail(tail)
         self.imagine = imagine
-        self.action_dim = planner.action_dim // self.frame_skip if action_block else planner.action_dim
+        self.action_dim = planner.action_dim // block
         self.last_plan: Plan | None = None
         self.last_rows: Tensor | None = None
         self.timings: dict[str, float] = {"encode_ms": 0.0, "plan_ms": 0.0}
@@ -385,7 +386,7 @@ class MPC:
             warm_start=self._warm_start(rows),
             budget=budget,
             seed=self._row_seeds(rows),
-            previous_action=None if self.action_block else previous_action,
+            previous_action=previous_action if self.num_actions == 1 else None,
             prefix=prefix,
             priors=self._priors(rows, context, goal),
         )
@@ -457,9 +458,8 @@ class MPC:
     def _next_actions(self) -> Tensor:
         rows = torch.arange(self._batch_size)
         step = self._planned[rows, self._executed.clamp(max=self.planner.horizon - 1)]
-        if self.action_block:
-            return step.view(-1, self.frame_skip, self.action_dim)[rows, self._substep]
-        return step
+        held = self.frame_skip // self.num_actions
+        return step.view(-1, self.num_actions, self.action_dim)[rows, self._substep // held]
 
     def _advance(self, chosen: Tensor) -> None:
         self._substep = torch.where(chosen, self._substep + 1, self._substep)

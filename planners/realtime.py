@@ -119,7 +119,7 @@ class RealTimeMPC:
         self._clock = time.monotonic if clock is None else clock
         self._latency = latency if callable(latency) else lambda: latency
         self._schedule = Schedule(
-            controller.frame_skip, controller.action_dim, controller.action_block, on_expiry
+            controller.frame_skip, controller.action_dim, controller.num_actions, on_expiry
         )
         self._durations = DurationRecord()
         self._frames: deque[_Frame] = deque()
@@ -304,7 +304,7 @@ class RealTimeMPC:
         prefix = None
         if committed:
             prefix = torch.from_numpy(self._schedule.committed(newest.step, committed, self._batch_size))
-        previous = None if self.controller.action_block else newest.executed
+        previous = None if self.controller.num_actions > 1 else newest.executed
         elapsed = 0 if self._planned_step is None else newest.step - self._planned_step
         plan = self.controller.plan(
             elapsed, prefix=prefix, previous_action=previous, budget=self._budget(newest, committed)

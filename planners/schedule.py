@@ -42,7 +42,7 @@ class Schedule:
     Args:
         frame_skip: env steps in a model step.
         action_dim: numbers in an env action.
-        action_block: whether a plan's action holds one action for each env step of the model step.
+        num_actions: actions that one of a plan's holds, each for an equal share of a model step's env steps.
         on_expiry: "hold", "zero", or a function of the env step that gives an action (A,) or (B, A).
     """
 
@@ -50,12 +50,12 @@ class Schedule:
         self,
         frame_skip: int,
         action_dim: int,
-        action_block: bool = False,
+        num_actions: int = 1,
         on_expiry: Expiry | str | Callable[[int], np.ndarray] = Expiry.hold,
     ) -> None:
         self.frame_skip = frame_skip
         self.action_dim = action_dim
-        self.action_block = action_block
+        self.num_actions = num_actions
         self.on_expiry = on_expiry if callable(on_expiry) else Expiry(on_expiry)
         self._plan: Scheduled | None = None
 
@@ -66,10 +66,8 @@ class Schedule:
     def put(self, first: int, actions: np.ndarray, status: Status) -> None:
         """Follow a plan's `actions` (B, H, A), which begin at env step `first` of the grid, from now on."""
         batch_size, horizon, _ = actions.shape
-        if self.action_block:
-            env_actions = actions.reshape(batch_size, horizon * self.frame_skip, self.action_dim)
-        else:
-            env_actions = actions.repeat(self.frame_skip, axis=1)
+        single = actions.reshape(batch_size, horizon * self.num_actions, self.action_dim)
+        env_actions = single.repeat(self.frame_skip // self.num_actions, axis=1)
         # One assignment: readers in other threads see the old plan or the new one, never half of it.
         self._plan = Scheduled(first, env_actions, status)
 
@@ -95,7 +93,8 @@ class Schedule:
         """What `count` model steps of the grid will execute, as the planner's actions (B, count, A)."""
         steps = []
         for step in range(first_step, first_step + count):
-            env_steps = [self.at(step * self.frame_skip + i)[0] for i in range(self.frame_skip)]
-            rows = [np.broadcast_to(action, (batch_size, self.action_dim)) for action in env_steps]
-            steps.append(np.concatenate(rows, axis=1) if self.action_block else rows[0])
+            held = self.frame_skip // self.num_actions
+            different = [self.at(step * self.frame_skip + i)[0] for i in range(0, self.frame_skip, held)]
+            rows = [np.broadcast_to(action, (batch_size, self.action_dim)) for action in different]
+            steps.append(np.concatenate(rows, axis=1))
         return np.stack(steps, axis=1)

@@ -4,13 +4,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .compact import CompactConfig, CompactWorldModel, load_model, predictor_names
+    from .compact import CompactWorldModel, load_model
+    from .compact_config import CompactConfig
     from .decoder import DecoderConfig, FrameDecoder, load_decoder, train_decoder
     from .dino_wm import DinoWMConfig, DinoWMPredictor
     from .encoder import Encoder, JEPAEncoder, encoder_names, load_encoder
     from .latent_cache import cached_latents
     from .loading import WindowBatches
-    from .predictor_training import TrainConfig, train_world_model
+    from .model_source import predictor_names
+    from .predictor_training import train_world_model
     from .pretraining import PretrainConfig, pretrain
     from .protocol import Latent, WorldModel
     from .store import TrajectoryStore
@@ -18,12 +20,13 @@ if TYPE_CHECKING:
     from .store_writer import StoreWriter
     from .token_model import TokenWorldModel
     from .token_training import TokenTrainConfig, train_token_model
+    from .train_config import TrainConfig
     from .vit import ViTConfig
     from .vjepa2_ac import VJEPA2ACConfig, VJEPA2ACPredictor
     from .vjepa2_checkpoint import load_vjepa2_ac
 
 _HOMES = {
-    "CompactConfig": "compact",
+    "CompactConfig": "compact_config",
     "CompactWorldModel": "compact",
     "DecoderConfig": "decoder",
     "DinoWMConfig": "dino_wm",
@@ -37,7 +40,7 @@ _HOMES = {
     "StoreWriter": "store_writer",
     "TokenTrainConfig": "token_training",
     "TokenWorldModel": "token_model",
-    "TrainConfig": "predictor_training",
+    "TrainConfig": "train_config",
     "TrajectoryStore": "store",
     "VJEPA2ACConfig": "vjepa2_ac",
     "VJEPA2ACPredictor": "vjepa2_ac",
@@ -50,7 +53,7 @@ _HOMES = {
     "load_encoder": "encoder",
     "load_model": "compact",
     "load_vjepa2_ac": "vjepa2_checkpoint",
-    "predictor_names": "compact",
+    "predictor_names": "model_source",
     "pretrain": "pretraining",
     "train_decoder": "decoder",
     "train_token_model": "token_training",

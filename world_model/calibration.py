@@ -26,14 +26,16 @@ Reached = Callable[[np.ndarray, np.ndarray], np.ndarray]
 def open_loop_error(
     model: CompactWorldModel,
     latents: Float[Tensor, "row latent"],
-    actions: Float[Tensor, "row action"],
+    actions: Float[Tensor, "row block_action"],
     store: TrajectoryStore,
     episodes: Int[np.ndarray, " chosen"],
     num_windows: int = 2000,
 ) -> list[float]:
     """Mean squared error of imagined latents over the latents' variance, for each step of a rollout."""
-    steps = min(OPEN_LOOP_STEPS, int(store.lengths[episodes].max()) - model.history)
-    windows = store.windows(model.history, steps, episodes=episodes)
+    stride = model.action_block
+    longest = (int(store.lengths[episodes].max()) - 1) // stride + 1
+    steps = min(OPEN_LOOP_STEPS, longest - model.history)
+    windows = store.windows(model.history, steps, episodes=episodes, stride=stride)
     picked = np.linspace(0, len(windows) - 1, min(num_windows, len(windows))).astype(np.int64)
     rows = torch.from_numpy(windows.rows(picked))
     context, future = latents[rows[:, : model.history]], latents[rows[:, model.history :]]
@@ -82,7 +84,7 @@ def _balanced_error(
 def calibrate(
     model: CompactWorldModel,
     latents: Float[Tensor, "row latent"],
-    actions: Float[Tensor, "row action"],
+    actions: Float[Tensor, "row block_action"],
     store: TrajectoryStore,
     held: Int[np.ndarray, " chosen"],
     reached: Reached | None,
@@ -100,7 +102,7 @@ def calibrate(
         states = store.read("state", rows)
     else:
         episode = np.searchsorted(store.offsets, rows, side="right") - 1
-        states, reached = np.stack([episode, rows], axis=1), _next_to_each_other
+        states, reached = np.stack([episode, rows / model.action_block], axis=1), _next_to_each_other
     metadata.reach_threshold, metadata.reach_error_rate = reach_threshold(latents[rows], states, reached, rng)
 
 

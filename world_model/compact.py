@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,43 +13,17 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from .compact_config import CompactConfig
+from .compact_predictors import make_predictor
 from .encoder import Encoder, Frames, load_encoder
 from .familiarity import FamiliarFrames
 from .metadata import ModelMetadata
+from .model_source import model_folder
 from .precision import fast_products
 from .weights_io import load_folder, load_weights, save_folder
 
 if TYPE_CHECKING:
     from .token_model import TokenWorldModel
-
-
-@dataclass
-class CompactConfig:
-    """Sizes of a compact world model.
-
-    Attributes:
-        latent_dim: numbers a latent.
-        token_dim: channels that the state head keeps of a token.
-        head_width: hidden width of the state head.
-        history: latents that the predictor sees; 2 give velocity, 3 average its noise.
-        predictor_width: hidden width of the predictor.
-        predictor_depth: its residual blocks.
-        distance_width: hidden width of the temporal-distance head.
-    """
-
-    latent_dim: int = 16
-    token_dim: int = 32
-    head_width: int = 512
-    history: int = 3
-    predictor_width: int = 256
-    predictor_depth: int = 2
-    distance_width: int = 256
-
-    def __post_init__(self) -> None:
-        """Refuse sizes below 1."""
-        for name, value in asdict(self).items():
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
 
 
 class StateHead(nn.Module):
@@ -141,53 +115,6 @@ class StateHead(nn.Module):
         return torch.cat([standard.nan_to_num(nan=0.0), (~standard.isnan()).to(seen)], dim=1)
 
 
-class ResidualMLP(nn.Module):
-    """A linear map plus a residual MLP: close to linear dynamics at the start of training."""
-
-    def __init__(self, in_dim: int, width: int, depth: int, out_dim: int) -> None:
-        """Build `depth` hidden layers of `width`."""
-        super().__init__()
-        self.skip = nn.Linear(in_dim, out_dim, bias=False)
-        self.enter = nn.Linear(in_dim, width)
-        self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
-        self.leave = nn.Linear(width, out_dim)
-        nn.init.zeros_(self.skip.weight)
-        nn.init.zeros_(self.leave.weight)
-        nn.init.zeros_(self.leave.bias)
-
-    def forward(self, inputs: Float[Tensor, "*batch in_dim"]) -> Float[Tensor, "*batch out_dim"]:
-        """Map the last axis."""
-        hidden = F.silu(self.enter(inputs))
-        for layer in self.hidden:
-            hidden = hidden + F.silu(layer(hidden))
-        return self.leave(hidden) + self.skip(inputs)
-
-
-class CompactPredictor(nn.Module):
-    """The next latent from the last few and an action: its change, from the latest and its differences."""
-
-    def __init__(self, config: CompactConfig, action_dim: int) -> None:
-        """Build with an output of zero: at first nothing moves."""
-        super().__init__()
-        self.history = config.history
-        in_dim = config.history * config.latent_dim + action_dim
-        self.net = ResidualMLP(in_dim, config.predictor_width, config.predictor_depth, config.latent_dim)
-
-    def forward(
-        self, context: Float[Tensor, "batch history latent"], actions: Float[Tensor, "batch step action"]
-    ) -> Float[Tensor, "batch step latent"]:
-        """Imagine, step by step, the latents that follow `context` under normalised `actions`."""
-        latest = context[:, -1]
-        changes = list((context[:, 1:] - context[:, :-1]).unbind(1))
-        imagined = []
-        for step in range(actions.shape[1]):
-            change = self.net(torch.cat([latest, *changes, actions[:, step]], dim=-1))
-            latest = latest + change
-            changes = [*changes[1:], change] if changes else changes
-            imagined.append(latest)
-        return torch.stack(imagined, dim=1)
-
-
 class DistanceHead(nn.Module):
     """Model steps that the best policy in the log needs from a latent and its motion to a goal's latent."""
 
@@ -224,12 +151,13 @@ class CompactWorldModel(FamiliarFrames):
         """Build with random weights over `encoder`."""
         super().__init__(encoder, metadata)
         self.config = config
-        action_dim = len(metadata.action_low)
+        action_dim = metadata.action_block * len(metadata.action_low)
         width = len(metadata.views) * encoder.width
         self.head = StateHead(encoder.grid_size, width, config, metadata.proprio_dim)
-        self.predictor = CompactPredictor(config, action_dim)
+        self.predictor = make_predictor(config, action_dim)
         self.distance = DistanceHead(config)
-        low, high = torch.tensor(metadata.action_low), torch.tensor(metadata.action_high)
+        low = torch.tensor(metadata.action_low).repeat(metadata.action_block)
+        high = torch.tensor(metadata.action_high).repeat(metadata.action_block)
         self.register_buffer("action_middle", (low + high) / 2, persistent=False)
         self.register_buffer("action_half", (high - low) / 2, persistent=False)
         self.register_buffer("latent_variance", torch.ones(()))
@@ -238,6 +166,11 @@ class CompactWorldModel(FamiliarFrames):
     def frame_skip(self) -> int:
         """Env steps a model step."""
         return self.metadata.frame_skip
+
+    @property
+    def action_block(self) -> int:
+        """Actions a model step, one after another; `rollout` takes them side by side."""
+        return self.metadata.action_block
 
     @property
     def history(self) -> int:
@@ -389,7 +322,7 @@ class CompactWorldModel(FamiliarFrames):
         config, tensors = load_folder(folder, "world-model")
         try:
             entry = config["encoder"]
-            sizes, metadata = CompactConfig(**config["model"]), ModelMetadata(**config["metadata"])
+            sizes, metadata = CompactConfig.of_json(config["model"]), ModelMetadata(**config["metadata"])
             source = folder / "encoder" if entry["inside"] else str(entry["name"])
             fingerprint = str(entry["fingerprint"])
         except (KeyError, TypeError) as error:
@@ -405,26 +338,14 @@ class CompactWorldModel(FamiliarFrames):
         return model.to(device).eval().requires_grad_(False)
 
 
-def predictor_names() -> tuple[str, ...]:
-    """Tasks that the package ships a predictor for."""
-    from .encoder import WEIGHTS_FOLDER
-
-    return tuple(sorted(p.name for p in (WEIGHTS_FOLDER / "predictors").glob("*") if p.is_dir()))
-
-
 def load_model(name_or_path: str | Path, *, device: str = "cpu") -> CompactWorldModel | TokenWorldModel:
     """Load a world model: the shipped one of a task by its name, or a folder that `wm-train` wrote.
 
     Raises:
         ValueError: there is no such task or folder, or the folder is damaged.
     """
-    from .encoder import WEIGHTS_FOLDER
     from .token_model import TokenWorldModel, family_of
 
-    if str(name_or_path) in predictor_names():
-        return CompactWorldModel.load(WEIGHTS_FOLDER / "predictors" / str(name_or_path), device=device)
-    if not Path(name_or_path).is_dir():
-        names = ", ".join(predictor_names())
-        raise ValueError(f"No predictor {str(name_or_path)!r}. Give a folder or one of: {names}")
-    kind = CompactWorldModel if family_of(name_or_path) == "compact" else TokenWorldModel
-    return kind.load(name_or_path, device=device)
+    folder = model_folder(name_or_path)
+    kind = CompactWorldModel if family_of(folder) == "compact" else TokenWorldModel
+    return kind.load(folder, device=device)

@@ -58,3 +58,15 @@ def barlow_twins(
     correlation = standardised(first).T @ standardised(second) / len(first)
     off_diagonal = correlation.square().sum() - correlation.diagonal().square().sum()
     return (1 - correlation.diagonal()).square().sum() + redundancy * off_diagonal
+
+
+def curvature(latents: Float[Tensor, "batch step dim"]) -> Float[Tensor, ""]:
+    """How much the way through latent space bends: 0 straight on, 1 at a right angle, 2 back again.
+
+    Mean of 1 - cos between consecutive changes. In straighter latents the way to a goal is nearer to the
+    straight line, whose length is what a squared distance measures.
+
+    Source: the measure is that of perceptual straightening, Henaff et al., Nature Neuroscience 2019.
+    """
+    changes = latents[:, 1:] - latents[:, :-1]
+    return 1 - F.cosine_similarity(changes[:, 1:], changes[:, :-1], dim=-1).mean()

@@ -18,6 +18,7 @@ class ModelMetadata:
         camera: its name.
         views: image columns that the model sees, as observations name them; the first is the goal's.
         proprio_dim: numbers of proprio that the model takes; 0 for none.
+        action_block: actions a model step, each held for an equal share of its env steps.
         action_low: least action, env units.
         action_high: largest action, env units.
         reach_threshold: largest squared latent distance that counts as reached.
@@ -42,3 +43,4 @@ class ModelMetadata:
     training: dict[str, Any] = field(default_factory=dict)
     views: list[str] = field(default_factory=lambda: ["pixels"])
     proprio_dim: int = 0
+    action_block: int = 1

@@ -59,20 +59,29 @@ def joined(first: Moment, second: Moment) -> Moment:
     return torch.cat([first[0], second[0]]), proprio
 
 
-def partly_hidden(moment: Moment, num_views: int, rate: float, generator: torch.Generator) -> Moment:
+def partly_hidden(
+    moment: Moment,
+    num_views: int,
+    rate: float,
+    generator: torch.Generator,
+    batch_size: int | None = None,
+    share: slice = slice(None),
+) -> Moment:
     """Hide (NaN) proprio and all cameras but one of some windows of a batch, each with probability `rate`.
 
     A goal is often an image of one camera, and always without proprio: the latent must do without the rest.
+    Given only a share of a batch of `batch_size`, it hides what it would hide in the whole.
     """
     tokens, proprio = moment
+    whole = len(tokens) if batch_size is None else batch_size
     lead = (len(tokens), *[1] * (tokens.ndim - 1))
     if num_views > 1:
-        hide = torch.rand(len(tokens), generator=generator) < rate
-        kept = torch.randint(num_views, (len(tokens),), generator=generator)
+        hide = (torch.rand(whole, generator=generator) < rate)[share]
+        kept = torch.randint(num_views, (whole,), generator=generator)[share]
         owner = torch.arange(num_views).repeat_interleave(tokens.shape[-1] // num_views)
         hidden = hide.view(lead) & (owner != kept.view(lead))
         tokens = tokens.masked_fill(hidden, torch.nan)
     if proprio is not None:
-        hide = torch.rand(len(tokens), generator=generator) < rate
+        hide = (torch.rand(whole, generator=generator) < rate)[share]
         proprio = proprio.masked_fill(hide.view(len(tokens), *[1] * (proprio.ndim - 1)), torch.nan)
     return tokens, proprio

@@ -11,8 +11,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .compact import DistanceHead
+from .distributed import part_of
+from .stages import OptimiserConfig, Stage, StagedRun, part_size
 from .store import TrajectoryStore
-from .training_state import Progress, no_progress, warmup_cosine
+from .training_state import Progress, no_progress
 
 
 @dataclass
@@ -55,50 +57,70 @@ def train_distance(
     config: DistanceConfig,
     progress: Progress = no_progress,
 ) -> None:
+    """Fit `head` at once, without checkpoints; see `distance_stage`."""
+    stage = distance_stage(head, latents, store, episodes, config)
+    StagedRun(None, head, OptimiserConfig(), {}, progress=progress).train(stage)
+
+
+def distance_stage(
+    head: DistanceHead,
+    latents: Float[Tensor, "row latent"],
+    store: TrajectoryStore,
+    episodes: Int[np.ndarray, " chosen"],
+    config: DistanceConfig,
+    *,
+    stride: int = 1,
+    accumulate: int = 1,
+) -> Stage:
     """Fit `head` by one-step backups d(s, g) <= 1 + d(s', g) along the logged transitions.
 
     A transition that arrives at its goal costs one step; a hindsight goal k steps ahead costs at most k.
+    A step is `stride` rows.
     """
-    triples = store.windows(3, 0, episodes=episodes).rows(
-        np.arange(len(store.windows(3, 0, episodes=episodes)))
-    )
+    windows = store.windows(3, 0, episodes=episodes, stride=stride)
+    triples = windows.rows(np.arange(len(windows)))
     episode_of = np.searchsorted(store.offsets, triples[:, 0], side="right") - 1
     last_row = store.offsets[episode_of] + store.lengths[episode_of] - 1
     rows_in_training = np.concatenate([np.arange(store.num_rows)[store.episode_rows(e)] for e in episodes])
     target_head = copy.deepcopy(head).requires_grad_(False)
     parameters: list[Tensor] = list(head.parameters())
     target_parameters: list[Tensor] = list(target_head.parameters())
-    optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=0.0)
-    sums = 0.0
-    for step in range(config.num_steps):
+
+    def losses(step: int, part: int) -> dict[str, Tensor]:
         rng = np.random.default_rng([config.seed, step])
-        for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * warmup_cosine(step, config.num_steps, floor=0.05)
         chosen = rng.integers(len(triples), size=config.batch_size)
-        before, now, after = (latents[triples[chosen, i]] for i in range(3))
-        ahead = last_row[chosen] - triples[chosen, 1]
+        ahead = (last_row[chosen] - triples[chosen, 1]) // stride
         steps_ahead = 1 + np.floor(rng.random(config.batch_size) ** 2 * ahead).astype(np.int64)
         steps_ahead = np.minimum(steps_ahead, ahead)
         hindsight = rng.random(config.batch_size) < config.hindsight_rate
-        goal_rows = np.where(
-            hindsight, triples[chosen, 1] + steps_ahead, rng.choice(rows_in_training, config.batch_size)
-        )
+        later = triples[chosen, 1] + stride * steps_ahead
+        goal_rows = np.where(hindsight, later, rng.choice(rows_in_training, config.batch_size))
+        bounds = np.where(hindsight, steps_ahead, config.max_steps)
+        share = np.arange(config.batch_size)[part_size(config.batch_size, accumulate, part)]
+        share = share[part_of(len(share))]
+        chosen, goal_rows, bounds = chosen[share], goal_rows[share], bounds[share]
+        before, now, after = (latents[triples[chosen, i]] for i in range(3))
         goal = latents[goal_rows]
         with torch.no_grad():
-            bound = torch.from_numpy(np.where(hindsight, steps_ahead, config.max_steps)).float()
             backup = 1 + target_head(after, after - now, goal)
-            target = torch.minimum(backup, bound).clamp(max=config.max_steps)
+            target = torch.minimum(backup, torch.from_numpy(bounds).float()).clamp(max=config.max_steps)
             target[torch.from_numpy(goal_rows == triples[chosen, 2])] = 1.0
         error = target - head(now, now - before, goal)
         weight = torch.where(error < 0, 1 - config.expectile, config.expectile)
         relative = error / (1 + target).sqrt()
-        loss = (weight * relative.square()).mean()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        with torch.no_grad():
-            torch._foreach_lerp_(target_parameters, parameters, config.target_rate)
-        sums += loss.item()
-        if (step + 1) % config.log_every == 0:
-            progress(step + 1, config.num_steps, {"distance": sums / config.log_every})
-            sums = 0.0
+        return {"distance": (weight * relative.square()).mean()}
+
+    def follow() -> None:
+        torch._foreach_lerp_(target_parameters, parameters, config.target_rate)
+
+    return Stage(
+        "distance",
+        {"distance": head},
+        losses,
+        config.num_steps,
+        config.learning_rate,
+        floor=0.05,
+        log_every=config.log_every,
+        kept={"target": target_head},
+        moved=follow,
+    )

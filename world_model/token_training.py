@@ -25,11 +25,11 @@ from .dino_wm import DinoWMConfig, DinoWMPredictor
 from .encoder import Encoder
 from .latent_cache import cached_latents
 from .latent_rows import LatentRows
-from .predictor_training import metadata_of
 from .store import TrajectoryStore
 from .token_calibration import calibrate_tokens
 from .token_model import TokenWorldModel
 from .token_predictor import TokenPredictor
+from .training_logs import metadata_of
 from .training_state import (
     Progress,
     append_metrics,

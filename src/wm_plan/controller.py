@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from wm_plan.planners import (
@@ -45,15 +46,16 @@ def make_controller(
     """
     settings: Any = OmegaConf.to_object(config) if isinstance(config, DictConfig) else config
     device = next(model.parameters()).device
-    planner = make_planner(
-        planner_name(settings), (model.action_low, model.action_high), settings.planner, device=device
-    )
+    block = int(getattr(model, "action_block", 1))
+    bounds = (np.tile(model.action_low, block), np.tile(model.action_high, block))
+    planner = make_planner(planner_name(settings), bounds, settings.planner, device=device)
     budget = settings.control.budget_ms
     return MPC(
         model,
         planner,
         make_objective(model, settings.objective),
         replan_every=settings.control.replan_every,
+        action_block=block,
         budget=None if budget is None else budget / 1e3,
         seed=settings.seed if seed is None else seed,
     )

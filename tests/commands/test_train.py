@@ -89,7 +89,7 @@ def test_it_trains_resumes_and_overwrites(
     assert (out / "model.safetensors").read_bytes() == weights
     assert main([*argv, "--steps", "5", "--overwrite"]) == 0
     steps = [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()]
-    assert steps == [4, 5, 9, 13, 13]
+    assert steps == [4, 5, 9, 13, 21, 21]
 
 
 def test_a_lerobot_dataset_trains_from_both_cameras_and_what_the_robot_felt(
@@ -270,3 +270,30 @@ def test_it_trains_predictors_over_tokens(
     assert model.metadata.open_loop_error == result["open_loop_error"]
     assert main([*given, *overrides, "--overwrite", "tokens.clip_steps=4"]) == 2
     assert "clip_steps 4 are too few for history 3" in capsys.readouterr().err
+
+
+def test_it_goes_on_from_a_model_that_there_is(
+    tmp_path: Path, inputs: list[str], capsys: pytest.CaptureFixture
+) -> None:
+    first, tuned = tmp_path / "first", tmp_path / "tuned"
+    assert main([*inputs, "--out", str(first), "--steps", "4"]) == 0
+    argv = ["--from", str(first), "--data", str(tmp_path / "data"), "--out", str(tuned), "--quiet", "--json"]
+    small = ["num_predictor_steps=4", "predictor_batch_size=8", "predictor_rollout_steps=5", "held_out=0.2"]
+    distance = ["distance.num_steps=2", "distance.batch_size=8"]
+    assert main([*argv, *small, *distance]) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["steps"] == 0
+    before, after = load_model(first), load_model(tuned)
+    assert after.encoder.fingerprint == before.encoder.fingerprint
+    assert after.metadata.training["config"]["learning_rate"] == 3e-4
+    assert after.head.reduce.weight.equal(before.head.reduce.weight)
+    for more, message in (
+        (["model.latent_dim=9"], "the model has model.latent_dim=8, not 9"),
+        (["--encoder", "random"], "was trained over another encoder"),
+        (["--predictor", "dino_wm"], "--from goes with --predictor compact, not dino_wm"),
+    ):
+        assert main([*argv, "--overwrite", *more]) == 2
+        errors = capsys.readouterr().err
+        assert message in errors and len(errors.splitlines()) == 1
+    assert main([*inputs, "--out", str(tmp_path / "none"), "num_steps=0"]) == 2
+    assert "num_steps=0 would leave the state head untrained" in capsys.readouterr().err

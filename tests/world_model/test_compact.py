@@ -11,11 +11,11 @@ import torch
 from tests.dot_world import RECIPE, draw_dots, make_encoder
 from wm_plan.world_model.compact import (
     CompactConfig,
-    CompactPredictor,
     CompactWorldModel,
     StateHead,
     load_model,
 )
+from wm_plan.world_model.compact_predictors import CompactPredictor
 from wm_plan.world_model.familiarity import frame_signature
 from wm_plan.world_model.metadata import ModelMetadata
 from wm_plan.world_model.protocol import WorldModel

@@ -8,11 +8,15 @@ import pytest
 import torch
 
 from tests.dot_world import RECIPE, draw_dots, make_encoder, make_episode, write_dots
-from wm_plan.world_model.compact import CompactConfig, load_model
-from wm_plan.world_model.predictor_training import TrainConfig, check_logs, train_world_model
+from wm_plan.world_model.compact import load_model
+from wm_plan.world_model.compact_config import CompactConfig
+from wm_plan.world_model.predictor_training import train_world_model
 from wm_plan.world_model.store import TrajectoryStore
 from wm_plan.world_model.store_writer import StoreWriter
 from wm_plan.world_model.temporal_distance import DistanceConfig
+from wm_plan.world_model.train_config import TrainConfig
+from wm_plan.world_model.training_logs import check_logs
+from wm_plan.world_model.training_state import load_state
 
 SIZES = {"latent_dim": 8, "token_dim": 8, "head_width": 48, "history": 2, "predictor_width": 48}
 FILES = {"config.json", "encoder", "metrics.jsonl", "model.safetensors", "training.safetensors"}
@@ -30,6 +34,8 @@ def make_config(**overrides) -> TrainConfig:
         "predictor_rollout_steps": 4,
         "token_frames": 8,
         "look_frames": 8,
+        "num_look_steps": 7,
+        "look_batch_size": 8,
         "held_out": 0.2,
         "log_every": 4,
         "save_every": 3,
@@ -70,6 +76,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory):
         num_predictor_steps=400,
         batch_size=32,
         predictor_batch_size=64,
+        num_look_steps=800,
+        look_batch_size=192,
         learning_rate=3e-3,
         save_every=1000,
         log_every=50,
@@ -162,28 +170,33 @@ def test_a_checkpoint_says_what_it_was_made_from(trained) -> None:
     assert (loaded.action_low.tolist(), loaded.action_high.tolist()) == ([-1, -1], [1, 1])
 
 
-def test_a_stopped_training_resumes_to_the_same_bits(tmp_path: Path) -> None:
+def test_a_training_stopped_in_every_stage_resumes_to_the_same_bits(tmp_path: Path) -> None:
     store, encoder = TrajectoryStore(write_dots(tmp_path / "data", varied=True)), make_encoder()
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    train_world_model(store, encoder, whole, make_config())
-    stops = (("state head and predictor", 8), ("longer rollouts", 4), ("temporal distance", 3))
-    for stage, done in stops:
+    config = make_config(ema=0.9, patience=2, judge_every=2, save_every=2)
+    train_world_model(store, encoder, whole, config)
+    at: list[int] = []
+    stages = ("state head and predictor", "other looks", "longer rollouts", "temporal distance")
+    for stage, done in zip(stages, (8, 4, 4, 3), strict=True):
         stop = Stop(stage, done)
         with pytest.raises(KeyboardInterrupt):
             train_world_model(
                 store,
                 encoder,
                 stopped,
-                make_config(),
+                config,
                 resume=(stopped / "training.safetensors").exists(),
                 on_stage=stop.on_stage,
                 progress=stop.progress,
             )
         assert not (stopped / "model.safetensors").exists()
-    train_world_model(store, encoder, stopped, make_config(), resume=True)
+        at.append(load_state(stopped)["step"])
+    assert at == [6, 2, 2, 2]  # the middle of each stage, where the next run went on
+    train_world_model(store, encoder, stopped, config, resume=True)
     assert (whole / "model.safetensors").read_bytes() == (stopped / "model.safetensors").read_bytes()
     assert metrics_of(whole) == metrics_of(stopped)
-    assert [line["step"] for line in metrics_of(whole)] == [4, 8, 11, 15, 17]
+    logged = [line["step"] for line in metrics_of(whole) if "held_out_error" not in line]
+    assert logged == [4, 8, 11, 15, 18, 22, 24, 27, 30, 30]
     assert {path.name for path in stopped.iterdir()} == FILES
 
 

@@ -10,9 +10,10 @@ from tests.world_model.test_predictor_training import make_config
 from wm_plan.planners import CEM, MPC, GoalDistance
 from wm_plan.world_model.compact import CompactWorldModel, load_model
 from wm_plan.world_model.moments import partly_hidden
-from wm_plan.world_model.predictor_training import check_logs, train_world_model
+from wm_plan.world_model.predictor_training import train_world_model
 from wm_plan.world_model.store import TrajectoryStore
 from wm_plan.world_model.store_writer import StoreWriter
+from wm_plan.world_model.training_logs import check_logs
 
 
 @pytest.fixture(scope="module")

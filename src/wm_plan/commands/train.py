@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from .front import DONE, INTERRUPTED, Command, Job, UserInputError, positive_int
 
 if TYPE_CHECKING:
-    from wm_plan.world_model import CompactWorldModel, TokenWorldModel, TrajectoryStore
+    from wm_plan.world_model import CompactWorldModel, Encoder, TokenWorldModel, TrajectoryStore
     from wm_plan.world_model.calibration import Reached
 
 
@@ -37,6 +38,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "wm-pretrain or transformers; an id of the hub (facebook/vjepa2-vitl-fpc64-256); or a .pt file",
     )
     parser.add_argument(
+        "--from",
+        dest="start",
+        metavar="NAME|DIR",
+        help="fine-tune: go on from this model's weights, a shipped one (reacher) or a folder of wm-train",
+    )
+    parser.add_argument(
         "--predictor",
         choices=("compact", "vjepa2_ac", "dino_wm"),
         help="compact: one small latent a frame (default); the others: over all patch tokens",
@@ -50,6 +57,17 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="leave the encoder out of --out: only for the one in the package, which is found by its name",
     )
+
+
+def select(flags: argparse.Namespace) -> list[str]:
+    """Take the settings of the model that is gone on from, and a budget for fine-tuning."""
+    if flags.start is None:
+        return []
+    from wm_plan.world_model.fine_tuning import overrides_of
+
+    if flags.predictor not in {None, "compact"}:
+        raise UserInputError(f"--from goes with --predictor compact, not {flags.predictor}.")
+    return overrides_of(flags.start)
 
 
 def configure(config: Any, flags: argparse.Namespace) -> None:  # noqa: ANN401
@@ -71,38 +89,31 @@ def run(job: Job) -> int:
     from wm_plan.configuration import as_values, as_yaml
     from wm_plan.machine import use_device
     from wm_plan.output_folder import next_numbered
-    from wm_plan.training_run import (
-        check_training_folder,
-        open_logs,
-        provenance,
-        training_folder,
-    )
-    from wm_plan.world_model import load_encoder
+    from wm_plan.training_run import check_training_folder, open_logs, provenance, training_folder
+    from wm_plan.world_model.distributed import launched_rank
     from wm_plan.world_model.training_state import STATE_NAME
 
     config, flags = job.config, job.flags
+    _check_flags(config, flags)
     check_logs, train = _training_of(config)
-    if flags.resume and (flags.overwrite or not flags.out):
-        raise UserInputError("--resume goes on with the run in --out DIR, and does not go with --overwrite.")
-    if flags.without_encoder and config.encoder != "small":
-        raise UserInputError(
-            f"--without-encoder goes with --encoder small, not {config.encoder!r}: "
-            "no other encoder is found by its name."
-        )
+    first = launched_rank() == 0
     out: Path = job.folder or flags.out or next_numbered("train")
-    inputs = [*config.data, config.encoder]
-    check_training_folder(out, inputs, resume=flags.resume, overwrite=flags.overwrite)
+    if first:
+        inputs = [*config.data, config.encoder, *([flags.start] if flags.start else [])]
+        check_training_folder(out, inputs, resume=flags.resume, overwrite=flags.overwrite)
     device = use_device(config.device, config.threads)
     store = open_logs(config.data, config.columns, job.say)
-    encoder = load_encoder(config.encoder, device=str(device))
+    encoder, more = _encoder_and_start(config, flags, str(device))
     check_logs(store)
+    if flags.start:
+        _check_start(config, store, encoder, more["start"])
     if flags.dry_run:
         job.print_result(as_values(config), as_yaml(config).rstrip())
         return DONE
     try:
         with (
-            training_folder(out, config, "wm-train", resume=flags.resume),
-            _ProgressBars(job) as bars,
+            training_folder(out, config, "wm-train", resume=flags.resume) if first else nullcontext(),
+            _ProgressBars(job, shown=first) as bars,
         ):
             model = train(
                 store,
@@ -114,6 +125,7 @@ def run(job: Job) -> int:
                 record=provenance("wm-train"),
                 on_stage=bars.begin,
                 progress=bars.update,
+                **more,
             )
     except KeyboardInterrupt:
         if (out / STATE_NAME).is_file():
@@ -121,7 +133,57 @@ def run(job: Job) -> int:
         else:
             job.warn("stopped before the first checkpoint; only the frames encoded so far are kept")
         return INTERRUPTED
-    return _report(job, out, model)
+    return _report(job, out, model) if first else DONE
+
+
+def _check_flags(config: Any, flags: argparse.Namespace) -> None:  # noqa: ANN401
+    """Refuse what does not go together."""
+    from wm_plan.world_model.distributed import launched_ranks
+
+    if flags.resume and (flags.overwrite or not flags.out):
+        raise UserInputError("--resume goes on with the run in --out DIR, and does not go with --overwrite.")
+    if launched_ranks() > 1 and not flags.out:
+        raise UserInputError("several processes need one folder to write into. Add --out DIR.")
+    if launched_ranks() > 1 and config.predictor != "compact":
+        raise UserInputError(f"several processes train --predictor compact, not {config.predictor}.")
+    if not flags.start and config.predictor == "compact" and not config.num_steps:
+        raise UserInputError("num_steps=0 would leave the state head untrained; it goes with --from.")
+    if flags.without_encoder and config.encoder != "small":
+        raise UserInputError(
+            f"--without-encoder goes with --encoder small, not {config.encoder!r}: "
+            "no other encoder is found by its name."
+        )
+
+
+def _encoder_and_start(
+    config: Any,  # noqa: ANN401
+    flags: argparse.Namespace,
+    device: str,
+) -> tuple[Encoder, dict[str, Any]]:
+    """Give the encoder, and the model that is gone on from; its encoder serves where none is asked for."""
+    from wm_plan.world_model import load_encoder, load_model
+
+    if not flags.start:
+        return load_encoder(config.encoder, device=device), {}
+    start: Any = load_model(flags.start)
+    if flags.encoder is not None:
+        return load_encoder(config.encoder, device=device), {"start": start}
+    config.encoder = start.encoder.name
+    return start.encoder.to(device), {"start": start}
+
+
+def _check_start(
+    config: Any,  # noqa: ANN401
+    store: TrajectoryStore,
+    encoder: Encoder,
+    start: CompactWorldModel,
+) -> None:
+    """Refuse a model that logs or settings do not go with."""
+    from wm_plan.training_run import settings_of
+    from wm_plan.world_model import TrainConfig
+    from wm_plan.world_model.fine_tuning import check_start
+
+    check_start(start, store, encoder, settings_of(config, TrainConfig))
 
 
 def _training_of(config: Any) -> tuple[Callable[..., None], Callable[..., Any]]:  # noqa: ANN401
@@ -130,8 +192,8 @@ def _training_of(config: Any) -> tuple[Callable[..., None], Callable[..., Any]]:
 
     from wm_plan.training_run import settings_of
     from wm_plan.world_model import TrainConfig, train_token_model, train_world_model
-    from wm_plan.world_model.predictor_training import check_logs
     from wm_plan.world_model.token_training import Family, check_token_logs
+    from wm_plan.world_model.training_logs import check_logs
 
     settings = settings_of(config, TrainConfig)
     if config.predictor == "compact":
@@ -204,7 +266,7 @@ def _report(job: Job, out: Path, model: CompactWorldModel | TokenWorldModel) -> 
 class _ProgressBars:
     """One bar a stage, with what it gives, its rate and the time left, on stderr."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, *, shown: bool) -> None:
         from rich.progress import (
             BarColumn,
             MofNCompleteColumn,
@@ -224,7 +286,7 @@ class _ProgressBars:
             TimeRemainingColumn(compact=True, elapsed_when_finished=True),
             TextColumn("{task.fields[numbers]}", table_column=Column(no_wrap=True, max_width=room)),
         )
-        self._progress = Progress(*columns, console=console)
+        self._progress = Progress(*columns, console=console, disable=not shown)
         self._task: TaskID | None = None
 
     def begin(self, stage: str) -> None:
@@ -261,10 +323,12 @@ COMMAND = Command(
     add_flags=add_flags,
     flags=("seed", "out", "resume", "device"),
     config="train",
+    select=select,
     configure=configure,
     examples=(
         "wm-train --data data/reacher --encoder small --out runs/reacher",
         "wm-train --data data/reacher --encoder small --out runs/reacher --resume",
+        "wm-train --from reacher --data data/new_robot --out runs/mine",
         "wm-train --data data/reacher --predictor dino_wm --out runs/tokens tokens.dino_wm.depth=2",
         "wm-train --data data/mine --encoder runs/encoder --out runs/mine model.latent_dim=64",
     ),

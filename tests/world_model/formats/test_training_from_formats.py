@@ -9,8 +9,10 @@ import pytest
 from tests.dot_world import make_encoder
 from wm_plan.world_model.compact import CompactConfig, load_model
 from wm_plan.world_model.formats import as_store
-from wm_plan.world_model.predictor_training import TrainConfig, check_logs, train_world_model
+from wm_plan.world_model.predictor_training import train_world_model
 from wm_plan.world_model.temporal_distance import DistanceConfig
+from wm_plan.world_model.train_config import TrainConfig
+from wm_plan.world_model.training_logs import check_logs
 
 GENUINE = Path(__file__).parents[2] / "data" / "lerobot_video" / "dataset"
 

@@ -1,0 +1,48 @@
+"""The second stage of a training: the predictor on fixed latents, over longer rollouts."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from .calibration import open_loop_error
+from .compact import CompactWorldModel
+from .distributed import part_of
+from .stages import Stage, part_size
+from .training_logs import TrainingLogs
+
+
+def rollout_stage(
+    logs: TrainingLogs, model: CompactWorldModel, latents: Float[Tensor, "row latent"]
+) -> Stage:
+    """Squared error of imagined latents over rollouts, at a hundredth of the first stage's cost a step."""
+    config, history = logs.config, logs.config.model.history
+    windows = logs.windows(config.predictor_rollout_steps)
+
+    def losses(step: int, part: int) -> dict[str, Tensor]:
+        rng = np.random.default_rng([config.seed, 3, step])
+        drawn = windows.sample(config.predictor_batch_size, rng)
+        drawn = drawn[part_size(config.predictor_batch_size, config.accumulate, part)]
+        rows = torch.from_numpy(drawn[part_of(len(drawn))])
+        actions = model.normalise_actions(logs.actions[rows])[:, history - 1 : -1]
+        imagined = model.predictor(latents[rows[:, :history]], actions)
+        return {"long_rollout": (imagined - latents[rows[:, history:]]).square().sum(-1).mean()}
+
+    def held_out_error() -> float:
+        return open_loop_error(model, latents, logs.actions, logs.store, logs.held_episodes)[-1]
+
+    return Stage(
+        "rollouts",
+        {"predictor": model.predictor},
+        losses,
+        config.num_predictor_steps,
+        config.learning_rate,
+        config.weight_decay,
+        clip_norm=config.clip_norm,
+        log_every=config.log_every,
+        judged=held_out_error,
+        judge_every=config.judge_every,
+        patience=config.patience,
+    )
