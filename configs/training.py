@@ -18,6 +18,10 @@ class PretrainRun(PretrainConfig):
     """Stores of logged trajectories; other formats are converted once, into the cache."""
     columns: str = ""
     """Which of their columns are taken for what, as wm-data's --columns; found out where it says nothing."""
+    probe_labels: int = 400
+    """Labels of each task that probes of the true state are fitted to; 0 for no probes."""
+    tensorboard: bool = False
+    """Write the metrics for tensorboard, too."""
     device: str = "cpu"
     threads: int = 1
 
@@ -28,7 +32,7 @@ class PretrainRun(PretrainConfig):
             ValueError: naming what was given and what is allowed.
         """
         super().__post_init__()
-        check_minimum(self, threads=1, seed=0)
+        check_minimum(self, threads=1, seed=0, probe_labels=0)
 
 
 class Predictor(StrEnum):
@@ -57,6 +61,8 @@ class TrainRun(TrainConfig):
     """Which of their columns are taken for what, as wm-data's --columns; found out where it says nothing."""
     encoder: str = "small"
     """Name or folder of the frozen encoder."""
+    tensorboard: bool = False
+    """Write the metrics for tensorboard, too."""
     device: str = "cpu"
     """Where the encoder and the predictors over tokens compute; the small networks train on the CPU."""
     threads: int = 1

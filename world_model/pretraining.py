@@ -66,7 +66,8 @@ class PretrainConfig:
         stop_on_collapse: stop when the latents have lost their spread, instead of warning once.
         seed: of weights, clips and masks.
         log_every: steps from one line of metrics to the next.
-        probe_every: steps from one probe of the true state to the next; 0 for none.
+        probe_every: steps from one probe of the true state to the next, at the line of metrics that follows;
+            0 for the last line alone.
         save_every: steps from one checkpoint to the next.
     """
 
@@ -110,6 +111,8 @@ class PretrainConfig:
                 f"clip_frames must be a multiple of {self.encoder.tubelet_size} "
                 f"up to {self.encoder.num_frames}, got {self.clip_frames}"
             )
+        if self.probe_every < 0:
+            raise ValueError(f"probe_every must be 0 or more steps, got {self.probe_every}")
         for name in ("still_rate", "momentum"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be from 0 to 1, got {getattr(self, name)}")
@@ -264,7 +267,8 @@ def pretrain(
         resume: go on from `out`'s last checkpoint.
         device: where to train.
         record: what else the checkpoint shall say of its making, as JSON.
-        probe: tells what can be read off the frozen encoder, every `probe_every` steps.
+        probe: tells what can be read off the frozen encoder, every `probe_every` steps and at the end; what
+            it says is logged and changes nothing.
         progress: told after every step; the metrics are those of the last line logged: mean losses since the
             one before, and `std`, `effective_rank` and `uniformity` of the latents that are compared.
         on_metrics: told each line of metrics as it is logged.
@@ -398,7 +402,8 @@ class _Pretraining:
         means = dict(zip(self.sums, everyone.tolist(), strict=True))
         self.metrics = {"loss": sum(means.values()), **means, **self._spread()}
         self.sums = {}
-        due = config.probe_every and (self.step % config.probe_every == 0 or self.step == config.num_steps)
+        every = config.probe_every or config.num_steps
+        due = self.step == config.num_steps or self.step // every > (self.step - count) // every
         if due and self.probe is not None and rank() == 0:
             self.frozen.vit.load_state_dict(self.model.jepa.teacher.state_dict())
             self.metrics |= self.probe(self.frozen)

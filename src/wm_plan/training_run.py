@@ -16,10 +16,12 @@ from omegaconf import DictConfig, OmegaConf
 from .configuration import as_yaml
 from .machine import versions
 from .output_folder import check_output_folder, nearest_existing
+from .tensorboard_scalars import delete_scalars
 from .world_model.training_state import METRICS_NAME, STATE_NAME
 from .world_model.weights_io import CONFIG_NAME, WEIGHTS_NAME
 
 if TYPE_CHECKING:
+    from .envs import TaskEnv
     from .world_model import TrajectoryStore
 
 RUN_CONFIG_NAME = "config.yaml"
@@ -48,6 +50,18 @@ def open_logs(paths: Sequence[str], columns: str, told: Callable[[str], None]) -
     if not paths:
         raise ValueError("no data was given. Add --data DIR: what wm-collect wrote, or your own logs.")
     return as_store(paths, columns=parse_columns(columns or None), told=told)
+
+
+def logged_task(name: str) -> TaskEnv | None:
+    """Give the task that logs are of, without pictures; None where there is none whose states are known."""
+    from .envs import make_task
+
+    if ":" in name:  # `package:Id` imports: no file may ask for that
+        return None
+    try:
+        return make_task(name, render=False)
+    except ValueError:  # a log from elsewhere, or a robot that is no longer there
+        return None
 
 
 def provenance(command: str) -> dict[str, Any]:
@@ -95,6 +109,7 @@ def _delete_run(out: Path) -> None:
     """Delete the files that a training writes, and no others."""
     for name in (RUN_CONFIG_NAME, METRICS_NAME, STATE_NAME, CONFIG_NAME, WEIGHTS_NAME):
         (out / name).unlink(missing_ok=True)
+    delete_scalars(out)
     encoder = out / "encoder"
     if (encoder / WEIGHTS_NAME).is_file():
         shutil.rmtree(encoder)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.dot_world import write_dots
+from wm_plan.collecting import CollectConfig, collect
 from wm_plan.commands.pretrain import main
 from wm_plan.world_model import load_encoder
 
@@ -49,14 +50,15 @@ def wait_for_step(process: subprocess.Popen[str], out: Path, step: int) -> None:
 def test_it_trains_resumes_and_overwrites(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     data, out = write_dots(tmp_path / "data", 3), tmp_path / "runs" / "encoder"
     argv = ["--data", str(data), *TINY, "--out", str(out), "--json", "--quiet", "--seed", "3"]
-    assert main([*argv, "--steps", "7"]) == 0
+    assert main([*argv, "--steps", "7", "tensorboard=true"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert (result["steps"], result["seed"], result["frames"]) == (7, 3, 39)
     assert result["loss"] > 0
     assert result["effective_rank"] >= 1
     assert result["fingerprint"] == load_encoder(out).fingerprint
     assert result["warnings"] == []
-    assert sorted(path.name for path in out.iterdir()) == FILES
+    assert result["probe/dot/state/linear"] <= 1
+    assert sorted(path.name for path in out.iterdir()) == [*FILES[:4], "tensorboard", FILES[4]]
     first_line, _, rest = (out / "config.yaml").read_text().partition("\n")
     assert first_line.startswith("# wm-pretrain ")
     assert f"- {data}" in rest
@@ -75,11 +77,60 @@ def test_it_trains_resumes_and_overwrites(tmp_path: Path, capsys: pytest.Capture
     assert json.loads(capsys.readouterr().out)["steps"] == 5
     steps = [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert steps == [0, 4, 5]
+    assert sorted(path.name for path in out.iterdir()) == FILES
+
+
+def test_tasks_in_varied_looks_and_with_factors_of_variation_train_and_are_probed_in_one_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    reacher, point_mass = tmp_path / "reacher", tmp_path / "point_mass"
+    collect(CollectConfig("reacher", 5, num_steps=6, image_size=32, msaa=0, factors="light,mass"), reacher)
+    collect(
+        CollectConfig("point_mass", 4, num_steps=8, image_size=48, msaa=0, varied="all", factors="camera"),
+        point_mass,
+    )
+    out = tmp_path / "encoder"
+    argv = ["--data", str(reacher), str(point_mass), *TINY, "--steps", "3"]
+    assert main([*argv, "--out", str(out)]) == 0
+    printed, _ = capsys.readouterr()
+    assert "probe" not in printed.splitlines()[0]
+    assert "  reacher/angle/mlp: R^2 " in printed
+    last = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])
+    probed = {name.removeprefix("probe/") for name in last if name.startswith("probe/")}
+    kinds = ("reacher/angle", "reacher/velocity", "point_mass/position", "point_mass/velocity")
+    assert probed == {f"{kind}/{probe}" for kind in kinds for probe in ("linear", "mlp")}
+    assert last["contrast"] > 0
+    record = load_encoder(out).training_record
+    assert [recipe["env"] for recipe in record["data"]] == ["reacher", "point_mass"]
+
+
+def test_torchrun_trains_as_one_process_with_the_whole_batch(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    data, two, one = write_dots(tmp_path / "data", 3), tmp_path / "two", tmp_path / "one"
+    argv = ["--data", str(data), *TINY, "precision=float32", "probe_labels=0", "--steps", "4"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*launcher, "--no-python", sys.executable, "-c", SCRIPT, *argv, "--out", str(two), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["out"] == str(two)  # of one process alone
+    assert main([*argv, "--out", str(one), "--quiet"]) == 0
+    capsys.readouterr()
+    lines = [
+        [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()] for out in (one, two)
+    ]
+    assert len(lines[0]) == 2
+    for alone, together in zip(*lines, strict=True):
+        assert together == pytest.approx(alone, rel=5e-3, abs=1e-3)
+    assert load_encoder(two).training_record["processes"] == 2
 
 
 def test_without_json_it_says_how_to_go_on(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     data, out = write_dots(tmp_path / "data", 2), tmp_path / "encoder"
-    assert main(["--data", str(data), str(data), "--out", str(out), "--steps", "4", *TINY]) == 0
+    assert (
+        main(["--data", str(data), str(data), "--out", str(out), "--steps", "4", *TINY, "probe_labels=0"])
+        == 0
+    )
     printed, errors = capsys.readouterr()
     assert f"{out}: 4 steps in " in printed
     assert f"wm-train --encoder {out}" in printed
@@ -90,7 +141,7 @@ def test_without_json_it_says_how_to_go_on(tmp_path: Path, capsys: pytest.Captur
 
 def test_ctrl_c_keeps_the_checkpoint_and_a_resumed_run_is_as_if_it_had_not_stopped(tmp_path: Path) -> None:
     data, out, whole = write_dots(tmp_path / "data", 3), tmp_path / "out", tmp_path / "whole"
-    argv = ["--data", data, *TINY, "--quiet", "--steps", 150]
+    argv = ["--data", data, *TINY, "probe_labels=0", "--quiet", "--steps", 150]
     process = start(*argv, "--out", out)
     wait_for_step(process, out, 8)
     os.killpg(process.pid, signal.SIGINT)
@@ -150,6 +201,7 @@ def test_a_dry_run_prints_the_config_and_writes_nothing(
         (["--data", "data", "encoder.widht=3"], "Did you mean 'encoder.width'"),
         (["--data", "data", "encoder.patch_size=7"], "no multiple of patch_size 7"),
         (["--data", "data", "jepa.target_layers=[9]"], "jepa.target_layers must be numbers from 1 to 4"),
+        (["--data", "data", "probe_labels=-1"], "probe_labels"),
         (["--data", "data", "clip_frames=3"], "clip_frames must be a multiple of 2"),
         (["--data", "data", "learning_rate=fast"], "bad override 'learning_rate=fast'"),
         (["--data", "short"], "no episode has the 4 rows"),

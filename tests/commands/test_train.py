@@ -87,7 +87,8 @@ def test_it_trains_resumes_and_overwrites(
     assert main([*argv, "--steps", "7", "--resume"]) == 0
     capsys.readouterr()
     assert (out / "model.safetensors").read_bytes() == weights
-    assert main([*argv, "--steps", "5", "--overwrite"]) == 0
+    assert main([*argv, "--steps", "5", "--overwrite", "tensorboard=true"]) == 0
+    assert len(list((out / "tensorboard").iterdir())) == 1
     steps = [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert steps == [4, 5, 9, 13, 21, 21]
 

@@ -107,17 +107,19 @@ def test_a_clip_in_varied_looks_lies_in_one_look(tmp_path: Path) -> None:
     assert not draw_numbered(roots, varied_rate=0.0)[:, 0, 2].any()
 
 
-def test_a_stopped_pretraining_resumes_to_the_same_bits(tmp_path: Path) -> None:
+@pytest.mark.parametrize("objective", ["vjepa", "ijepa", "barlow_twins", "sigreg"])
+def test_a_stopped_pretraining_resumes_to_the_same_bits(objective: str, tmp_path: Path) -> None:
+    config = make_config(objective=objective)
     store = TrajectoryStore(write_dots(tmp_path / "data", varied=True))
     whole, stopped = tmp_path / "whole" / "run", tmp_path / "stopped" / "run"
     seen: list[int] = []
-    pretrain(store, whole, make_config(), progress=lambda done, total, metrics: seen.append(done))
+    pretrain(store, whole, config, progress=lambda done, total, metrics: seen.append(done))
     assert seen == list(range(12))
     for step in (5, 10):  # 3 and 9 are the checkpoints before; lines stand at 4, 8 and 11
         with pytest.raises(KeyboardInterrupt):
-            pretrain(store, stopped, make_config(), resume=step > 5, progress=stop_at(step))
+            pretrain(store, stopped, config, resume=step > 5, progress=stop_at(step))
         assert not (stopped / "model.safetensors").exists()
-    pretrain(store, stopped, make_config(), resume=True)
+    pretrain(store, stopped, config, resume=True)
     assert {path.name for path in stopped.iterdir()} == FILES
     assert (whole / "model.safetensors").read_bytes() == (stopped / "model.safetensors").read_bytes()
     assert metrics_of(whole) == metrics_of(stopped)

@@ -44,6 +44,8 @@ def run(job: Job) -> int:
     from wm_plan.configuration import as_values, as_yaml
     from wm_plan.machine import use_device
     from wm_plan.output_folder import next_numbered
+    from wm_plan.state_probes import StateProbes
+    from wm_plan.tensorboard_scalars import TensorboardScalars
     from wm_plan.training_run import (
         check_training_folder,
         open_logs,
@@ -69,6 +71,7 @@ def run(job: Job) -> int:
     device = use_device(config.device, config.threads)
     store = open_logs(config.data, config.columns, job.say)
     check_logs(store, settings)
+    scalars = TensorboardScalars(out, wanted=config.tensorboard and first)
     if flags.dry_run:
         job.print_result(as_values(config), as_yaml(config).rstrip())
         return DONE
@@ -82,6 +85,7 @@ def run(job: Job) -> int:
         with (
             training_folder(out, config, "wm-pretrain", resume=flags.resume) if first else nullcontext(),
             _ProgressBar(job, settings.num_steps, settings.batch_size, shown=first) as bar,
+            scalars,
         ):
             encoder = pretrain(
                 store,
@@ -90,7 +94,8 @@ def run(job: Job) -> int:
                 resume=flags.resume,
                 device=device,
                 record=provenance("wm-pretrain"),
-                progress=bar.update,
+                probe=StateProbes(store, settings, config.probe_labels) if first else None,
+                progress=scalars.following(bar.update),
                 warn=warn,
             )
     except KeyboardInterrupt:
@@ -123,10 +128,15 @@ def _report(job: Job, out: Path, store: TrajectoryStore, encoder: JEPAEncoder, w
         },
     }
     job.objective = metrics["loss"]
+    probed = "".join(
+        f"  {name.removeprefix('probe/')}: R^2 {value:.3f}\n"
+        for name, value in metrics.items()
+        if name.startswith("probe/")
+    )
     job.print_result(
         result,
         f"{out}: {result['steps']} steps in {record['seconds']:.0f} s, loss {metrics['loss']:.3f}, "
-        f"std {metrics['std']:.3f}, effective rank {metrics['effective_rank']:.1f}\n"
+        f"std {metrics['std']:.3f}, effective rank {metrics['effective_rank']:.1f}\n{probed}"
         f"use it: wm-train --encoder {shlex.quote(str(out))} --data DIR --out DIR",
     )
     return DONE

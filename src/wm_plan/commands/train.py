@@ -89,6 +89,7 @@ def run(job: Job) -> int:
     from wm_plan.configuration import as_values, as_yaml
     from wm_plan.machine import use_device
     from wm_plan.output_folder import next_numbered
+    from wm_plan.tensorboard_scalars import TensorboardScalars
     from wm_plan.training_run import check_training_folder, open_logs, provenance, training_folder
     from wm_plan.world_model.distributed import launched_rank
     from wm_plan.world_model.training_state import STATE_NAME
@@ -107,6 +108,7 @@ def run(job: Job) -> int:
     check_logs(store)
     if flags.start:
         _check_start(config, store, encoder, more["start"])
+    scalars = TensorboardScalars(out, wanted=config.tensorboard and first)
     if flags.dry_run:
         job.print_result(as_values(config), as_yaml(config).rstrip())
         return DONE
@@ -114,6 +116,7 @@ def run(job: Job) -> int:
         with (
             training_folder(out, config, "wm-train", resume=flags.resume) if first else nullcontext(),
             _ProgressBars(job, shown=first) as bars,
+            scalars,
         ):
             model = train(
                 store,
@@ -124,7 +127,7 @@ def run(job: Job) -> int:
                 reached=_tolerance_of(store),
                 record=provenance("wm-train"),
                 on_stage=bars.begin,
-                progress=bars.update,
+                progress=scalars.following(bars.update),
                 **more,
             )
     except KeyboardInterrupt:
@@ -208,16 +211,10 @@ def _tolerance_of(store: TrajectoryStore) -> Reached | None:
     """Give what judges pairs of true states, where the logs are of an environment that has them."""
     import numpy as np
 
-    from wm_plan.envs import make_task
+    from wm_plan.training_run import logged_task
 
-    name = store.setting("env")
-    if ":" in name or "state" not in store.columns:  # `package:Id` imports: no file may ask for that
-        return None
-    try:
-        task = make_task(name, render=False)
-    except ValueError:  # a log from elsewhere, or a robot that is no longer there
-        return None
-    if store.columns["state"].shape != task.get_state().shape:
+    task = logged_task(store.setting("env")) if "state" in store.columns else None
+    if task is None or store.columns["state"].shape != task.get_state().shape:
         return None
     return lambda states, goals: np.asarray(task.error(states, goals) <= 1)
 
