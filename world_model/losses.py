@@ -63,10 +63,15 @@ def barlow_twins(
 def curvature(latents: Float[Tensor, "batch step dim"]) -> Float[Tensor, ""]:
     """How much the way through latent space bends: 0 straight on, 1 at a right angle, 2 back again.
 
-    Mean of 1 - cos between consecutive changes. In straighter latents the way to a goal is nearer to the
-    straight line, whose length is what a squared distance measures.
+    About the mean of 1 - cos between consecutive changes; where latents all but stand still, nothing bends.
+    In straighter latents the way to a goal is nearer to the straight line, whose length is what a squared
+    distance measures.
 
     Source: the measure is that of perceptual straightening, Henaff et al., Nature Neuroscience 2019.
     """
     changes = latents[:, 1:] - latents[:, :-1]
-    return 1 - F.cosine_similarity(changes[:, 1:], changes[:, :-1], dim=-1).mean()
+    lengths = changes.norm(dim=-1)
+    product = lengths[:, 1:] * lengths[:, :-1]
+    along = (changes[:, 1:] * changes[:, :-1]).sum(-1)
+    still = 0.1 * lengths.detach().square().mean() + 1e-12
+    return ((product - along) / (product + still)).mean()

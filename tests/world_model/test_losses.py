@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from wm_plan.world_model.losses import sigreg, vicreg
+from wm_plan.world_model.losses import curvature, sigreg, vicreg
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -70,3 +70,21 @@ def test_vicreg_by_hand() -> None:
 def test_vicreg_is_silent_on_wide_uncorrelated_latents() -> None:
     variance, covariance = vicreg(torch.tensor([[2.0, 2], [2, -2], [-2, 2], [-2, -2]]))
     assert (variance.item(), covariance.item()) == (0.0, 0.0)
+
+
+def test_curvature_is_that_of_the_way_by_hand() -> None:
+    straight = torch.tensor([[0.0, 0], [1, 0], [3, 0], [4, 0]])
+    corner = torch.tensor([[0.0, 0], [1, 0], [1, 1], [0, 1]])
+    back = torch.tensor([[0.0, 0], [2, 0], [0, 0], [2, 0]])
+    # a change as long as is usual counts 1 / 1.1 of its bend
+    for way, expected, bound in ((straight, 0.0, 1.0), (corner, 1.0, 1.1), (back, 2.0, 1.1)):
+        assert curvature(way[None]).item() == pytest.approx(expected / bound, abs=1e-6)
+        assert curvature(10 * way[None]).item() == pytest.approx(expected / bound, abs=1e-6)
+
+
+def test_what_stands_still_bends_nothing_and_has_a_gradient_of_usual_size() -> None:
+    latents = torch.tensor([[[0.0, 0], [1, 0], [1, 0], [1, 0], [1, 1e-6]]], requires_grad=True)
+    loss = curvature(latents)
+    loss.backward()
+    assert loss.item() == pytest.approx(0.0, abs=1e-4)
+    assert latents.grad.abs().max() < 20

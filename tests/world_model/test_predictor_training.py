@@ -1,21 +1,28 @@
 """Training a world model on the dot: what it learns, what stays as it was, what a stop changes (nothing)."""
 
 import json
+import os
+import socket
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.multiprocessing as mp
 
+import wm_plan
 from tests.dot_world import RECIPE, draw_dots, make_encoder, make_episode, write_dots
 from wm_plan.world_model.compact import load_model
-from wm_plan.world_model.compact_config import CompactConfig
+from wm_plan.world_model.compact_config import CompactConfig, PredictorKind
+from wm_plan.world_model.compact_predictors import make_predictor
+from wm_plan.world_model.head_training import InverseDynamics, window_losses
 from wm_plan.world_model.predictor_training import train_world_model
 from wm_plan.world_model.store import TrajectoryStore
 from wm_plan.world_model.store_writer import StoreWriter
 from wm_plan.world_model.temporal_distance import DistanceConfig
 from wm_plan.world_model.train_config import TrainConfig
-from wm_plan.world_model.training_logs import check_logs
+from wm_plan.world_model.training_logs import block_actions, check_logs
 from wm_plan.world_model.training_state import load_state
 
 SIZES = {"latent_dim": 8, "token_dim": 8, "head_width": 48, "history": 2, "predictor_width": 48}
@@ -198,6 +205,116 @@ def test_a_training_stopped_in_every_stage_resumes_to_the_same_bits(tmp_path: Pa
     logged = [line["step"] for line in metrics_of(whole) if "held_out_error" not in line]
     assert logged == [4, 8, 11, 15, 18, 22, 24, 27, 30, 30]
     assert {path.name for path in stopped.iterdir()} == FILES
+
+
+def _train_in_a_process(rank: int, data: Path, out: Path, port: int, config: TrainConfig) -> None:
+    torch.set_num_threads(1)
+    os.environ |= {
+        "RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)
+    }  # fmt: skip
+    train_world_model(TrajectoryStore(data), make_encoder(), out, config)
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_with_the_whole_batch(tmp_path: Path) -> None:
+    data = write_dots(tmp_path / "data", varied=True)
+    config = make_config(
+        log_every=1, sigreg_weight=0.1, distance=DistanceConfig(num_steps=4, batch_size=16, log_every=1)
+    )
+    train_world_model(TrajectoryStore(data), make_encoder(), tmp_path / "one", config)
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    mp.spawn(_train_in_a_process, (data, tmp_path / "two", port, config), nprocs=2)
+    one, two = metrics_of(tmp_path / "one"), metrics_of(tmp_path / "two")
+    assert [line["step"] for line in two] == [line["step"] for line in one] == [*range(1, 29), 28]
+    for alone, together in zip(one, two, strict=True):
+        assert alone.keys() == together.keys()
+        for name, value in alone.items():
+            assert together[name] == pytest.approx(value, rel=2e-3, abs=1e-4), (alone["step"], name)
+    assert load_model(tmp_path / "two").metadata.training["processes"] == 2
+
+
+@pytest.mark.parametrize("kind", [PredictorKind.gru, PredictorKind.transformer])
+def test_other_predictors_and_losses_train_and_load(kind: PredictorKind, tmp_path: Path) -> None:
+    store = TrajectoryStore(write_dots(tmp_path / "data"))
+    sizes = CompactConfig(**{**SIZES, "predictor": kind, "predictor_width": 16, "predictor_heads": 2})
+    weights = ("rollout", "sigreg", "variance", "covariance", "similarity", "straightening")
+    config = make_config(
+        model=sizes,
+        contrast_weight=0.0,
+        stop_gradient=True,
+        precision="bfloat16",
+        accumulate=2,
+        **{f"{name}_weight": 0.5 for name in weights},
+    )
+    model = train_world_model(store, make_encoder(), tmp_path / "run", config)
+    assert set(metrics_of(tmp_path / "run")[0]) == {"step", "inverse", "tokens", *weights}
+    loaded = load_model(tmp_path / "run")
+    assert loaded.config == sizes
+    context, actions = torch.randn(1, 2, 8), torch.rand(1, 5, 4, 2)
+    torch.testing.assert_close(
+        loaded.rollout(context, actions), model.rollout(context, actions), atol=0.02, rtol=0.02
+    )
+
+
+def test_a_stopped_gradient_lets_what_follows_be(tmp_path: Path) -> None:
+    latents = torch.randn(3, 5, 4, requires_grad=True)
+    sizes = CompactConfig(latent_dim=4, history=2)
+    settings = {"model": sizes, "contrast_weight": 0.0, "rollout_weight": 1.0, "inverse_weight": 0.0}
+    for stopped in (True, False):
+        config = make_config(**settings, stop_gradient=stopped)
+        predictor, inverse = make_predictor(sizes, 2), InverseDynamics(sizes, 2)
+        losses = window_losses(
+            predictor, inverse, latents, torch.zeros(3, 5, 2), config, torch.Generator().manual_seed(0)
+        )
+        (gradient,) = torch.autograd.grad(losses["rollout"], latents)
+        future = (latents[:, 2:] - latents[:, 1:2]).square().mean()  # nothing moves, untrained
+        assert losses["rollout"].item() == pytest.approx(future.item(), rel=1e-5)
+        assert (gradient[:, 2:] == 0).all() == stopped
+        assert (gradient[:, 1] != 0).all()
+
+
+def test_action_blocks_are_trained_from_logs_of_single_actions(tmp_path: Path) -> None:
+    store = TrajectoryStore(write_dots(tmp_path / "data", 40, num_steps=24))
+    config = make_config(
+        action_block=3,
+        num_steps=150,
+        num_predictor_steps=300,
+        batch_size=32,
+        predictor_batch_size=64,
+        learning_rate=3e-3,
+        save_every=1000,
+    )
+    train_world_model(store, make_encoder(), tmp_path / "run", config)
+    controller = wm_plan.load(tmp_path / "run", overrides=["planner.num_samples=64"])
+    model: Any = controller.model
+    assert (model.frame_skip, model.action_block, model.action_low.tolist()) == (3, 3, [-1, -1])
+    assert model.metadata.open_loop_error[0] < 0.1
+    # what each action of a block does is known: three that cancel leave the dot where it is
+    frames = draw_dots(np.full((1, 1, 2), 0.5))
+    context = model.encode(frames)
+    right, left = [0.8, 0.0], [-0.8, 0.0]
+    plans = torch.tensor([[*right, *left, 0, 0], [*right, *right, *right], [*left, *right, 0, 0]])
+    reached = model.rollout(context, plans[None, :, None])[0, :, 0]
+    away = (reached - context[0]).square().sum(-1)
+    assert away[[0, 2]].max() < 0.2 * away[1]
+    controller.set_goal(draw_dots(np.array([0.8, 0.5])))
+    actions = [controller.act({"pixels": frames[0, 0]}) for _ in range(3)]
+    assert controller.last_plan is not None
+    planned = controller.last_plan.actions[0, 0].view(3, 2).numpy()
+    np.testing.assert_allclose(actions, planned, atol=1e-6)
+
+
+def test_block_actions_lie_side_by_side_in_their_order(tmp_path: Path) -> None:
+    store = TrajectoryStore(write_dots(tmp_path / "data", 2, num_steps=4))
+    action = np.nan_to_num(store.read("action"))
+    blocks = block_actions(store, 2).numpy()
+    assert blocks.shape == (10, 4)
+    np.testing.assert_array_equal(blocks[0], np.concatenate([action[0], action[1]]))
+    np.testing.assert_array_equal(blocks[3], [*action[3], 0, 0])  # after the last action nobody acts
+    np.testing.assert_array_equal(blocks[4], np.zeros(4))
+    np.testing.assert_array_equal(blocks[5], np.concatenate([action[5], action[6]]))
 
 
 def test_another_run_is_not_resumed(tmp_path: Path) -> None:
