@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from .decoder import DecoderConfig, FrameDecoder, load_decoder, train_decoder
     from .dino_wm import DinoWMConfig, DinoWMPredictor
     from .encoder import Encoder, JEPAEncoder, encoder_names, load_encoder
+    from .hub import push_to_hub
     from .latent_cache import cached_latents
     from .loading import WindowBatches
     from .model_source import predictor_names
@@ -55,6 +56,7 @@ _HOMES = {
     "load_vjepa2_ac": "vjepa2_checkpoint",
     "predictor_names": "model_source",
     "pretrain": "pretraining",
+    "push_to_hub": "hub",
     "train_decoder": "decoder",
     "train_token_model": "token_training",
     "train_world_model": "predictor_training",
@@ -90,6 +92,7 @@ __all__ = [
     "load_vjepa2_ac",
     "predictor_names",
     "pretrain",
+    "push_to_hub",
     "train_decoder",
     "train_token_model",
     "train_world_model",

@@ -339,10 +339,10 @@ class CompactWorldModel(FamiliarFrames):
 
 
 def load_model(name_or_path: str | Path, *, device: str = "cpu") -> CompactWorldModel | TokenWorldModel:
-    """Load a world model: the shipped one of a task by its name, or a folder that `wm-train` wrote.
+    """Load a world model: a task's shipped one by its name, a folder of `wm-train`, or an id of the hub.
 
     Raises:
-        ValueError: there is no such task or folder, or the folder is damaged.
+        ValueError: there is no such task, folder or model of the hub, or it is damaged.
     """
     from .token_model import TokenWorldModel, family_of
 

@@ -293,7 +293,8 @@ def load_encoder(name_or_path: str | Path, *, device: str = "cpu", **options: ob
         raise ValueError(f"{name!r} is not a folder, nor a checkpoint ({', '.join(_CHECKPOINTS)})")
     near = difflib.get_close_matches(name, encoder_names(), n=1)
     if not near and _HUB_ID.fullmatch(name):
-        from .encoders.huggingface import hub_folder, load_transformers
+        from .encoders.huggingface import load_transformers
+        from .hub import hub_folder
 
         return load_transformers(hub_folder(name), name, chosen)
     hint = f" Did you mean {near[0]!r}?" if near else ""

@@ -125,7 +125,8 @@ def load(
     """Give a controller: call `set_goal(image)`, and then `act(observation)` once an env step.
 
     Args:
-        name: a task, for its shipped weights, or the folder of a predictor made by wm-train.
+        name: a task, for its shipped weights, the folder of a predictor made by wm-train, or an id of the
+            hub ("owner/name").
         planner: one of `wm_plan.planners.planner_names()`.
         overrides: settings as on the command line, such as "planner.num_samples=512".
 

@@ -212,6 +212,35 @@ def test_a_sweep_trains_every_combination(
     assert load_model(jobs[1]["folder"]).env_name == "dot"
 
 
+def test_a_search_by_optuna_finds_the_run_with_the_least_error(
+    tmp_path: Path, inputs: list[str], capsys: pytest.CaptureFixture
+) -> None:
+    argv = [*inputs, "--out", str(tmp_path / "search"), "--json", "--steps", "2", "-m"]
+    search = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=1"]
+    search += ["hydra.sweeper.sampler.seed=1", "learning_rate=tag(log,interval(1e-4,1e-2))"]
+    assert main([*argv, *search, "model.predictor=choice(mlp,gru)"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    jobs = result["jobs"]
+    rates = [load_model(job["folder"]).metadata.training["config"]["learning_rate"] for job in jobs]
+    assert len(set(rates)) == 3 and all(1e-4 <= rate <= 1e-2 for rate in rates)
+    assert [job["objective"] for job in jobs] == [job["result"]["open_loop_error"][-1] for job in jobs]
+    assert result["best"] == min(jobs, key=lambda job: job["objective"])["folder"]
+    found = (tmp_path / "search" / "optimization_results.yaml").read_text()
+    assert f"best_value: {min(job['objective'] for job in jobs)}" in found
+
+
+def test_a_sweeper_that_is_not_installed_is_named_with_its_extra(
+    tmp_path: Path, inputs: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    argv = [*inputs, "--out", str(tmp_path / "search"), "-m"]
+    assert main([*argv, "hydra/sweeper=optuna", "learning_rate=interval(1e-4,1e-2)"]) == 2
+    assert "needs an extra: pip install 'wm-plan[sweep]'" in capsys.readouterr().err
+    assert main([*argv, "hydra/launcher=submitit_slurm", "seed=1,2"]) == 2
+    assert "pip install 'wm-plan[slurm]'" in capsys.readouterr().err
+    assert not (tmp_path / "search").exists()
+
+
 @pytest.mark.parametrize(
     "argv, message",
     [

@@ -119,36 +119,6 @@ def transformers_backbone(settings: Mapping[str, Any], image_size: int) -> Trans
     return TransformersTokens(transformers.AutoModel.from_config(config), model_type)
 
 
-def hub_folder(name: str) -> Path:
-    """The folder of a model of the hub: from its cache if it is there, else downloaded.
-
-    Raises:
-        ValueError: huggingface-hub is missing; or the model is neither in the cache nor to be had.
-    """
-    try:
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-    except ImportError:
-        raise ValueError(f"The encoder {name!r} {_NEEDED}") from None
-    wanted = ["*.json", "*.safetensors"]
-    try:
-        cached = Path(snapshot_download(name, allow_patterns=wanted, local_files_only=True))
-        if (cached / "config.json").is_file() and any(cached.glob("*.safetensors")):
-            return cached
-    except (LocalEntryNotFoundError, FileNotFoundError):
-        pass
-    except HFValidationError as error:
-        raise ValueError(f"{name!r} is no id of the hub: {str(error).splitlines()[0]}") from None
-    try:
-        return Path(snapshot_download(name, allow_patterns=wanted, etag_timeout=10))
-    except Exception as error:  # noqa: BLE001 - whatever the network does, the user needs the same line
-        raise ValueError(
-            f"{name!r} is neither a folder here nor in the hub's cache, and cannot be downloaded "
-            f"({type(error).__name__}): give a folder that holds its config.json and model.safetensors, "
-            f"or fetch it once where there is a network: hf download {name}"
-        ) from None
-
-
 def _card(config: PretrainedConfig, preprocessing: Preprocessing) -> EncoderCard:
     """What is to know of a model, from its configuration."""
     video = config.model_type == "vjepa2"

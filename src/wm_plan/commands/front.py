@@ -103,7 +103,11 @@ def _add_shared_flag(parser: argparse.ArgumentParser, name: str) -> None:
         case "env":
             parser.add_argument("--env", metavar="NAME", help="the task; --list names the built-in ones")
         case "model":
-            parser.add_argument("--model", metavar="DIR", help="a predictor of your own, made by wm-train")
+            parser.add_argument(
+                "--model",
+                metavar="DIR|ID",
+                help="a predictor of your own: a folder that wm-train made, or an id of the hub (owner/name)",
+            )
         case "seed":
             parser.add_argument(
                 "--seed", type=seed_int, metavar="N", help="seed of all that is random (default 0)"

@@ -1,12 +1,17 @@
 """`-m`: run a command once for every combination of overrides, by hydra's sweepers and launchers.
 
 Every job writes into its own numbered folder below `--out`. `hydra/launcher=submitit_slurm` and
-`hydra/sweeper=optuna` work as with any hydra program; what a sweeper minimises is the job's `objective`.
+`hydra/sweeper=optuna` work as with any hydra program; what a sweeper minimises is the job's `objective`:
+
+    wm-train --data data/reacher --out runs/sweep -m hydra/sweeper=optuna hydra.sweeper.n_trials=20 \
+      hydra.sweeper.n_jobs=1 'learning_rate=tag(log,interval(1e-4,1e-2))' 'model.predictor=choice(mlp,gru)'
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,6 +68,7 @@ def run_sweep(command: Command, flags: argparse.Namespace, overrides: Sequence[s
                 raise
             entry |= {"exit_code": WRONG_INPUT, "error": one_line(error)}
             job.warn(f"job {folder.name}: {entry['error']}")
+        entry["objective"] = job.objective if math.isfinite(job.objective) else None
         jobs.append(entry)
         return job.objective
 
@@ -74,7 +80,10 @@ def run_sweep(command: Command, flags: argparse.Namespace, overrides: Sequence[s
         hydra.main(version_base="1.3", config_path=str(CONFIG_FOLDER), config_name=command.config)(run_job)()
     finally:
         sys.argv = before
-    write_result(stdout, {"out": out, "jobs": jobs} if flags.json else None, _table(out, jobs))
+    judged = [job for job in jobs if job["objective"] is not None]
+    best = min(judged, key=lambda job: job["objective"])["folder"] if judged else None
+    result = {"out": out, "best": best, "jobs": jobs}
+    write_result(stdout, result if flags.json else None, _table(out, jobs, best))
     codes = [job["exit_code"] for job in jobs]
     return next((code for code in (WRONG_INPUT, NOT_REACHED) if code in codes), max(codes, default=DONE))
 
@@ -102,6 +111,7 @@ def _check_overrides(name: str, selected: Sequence[str], overrides: Sequence[str
         except OverrideParseException as error:
             raise UserInputError(f"bad override {text!r}: {one_line(error)}") from error
         if text.startswith("hydra"):
+            _check_plugin(text)
             continue
         if override.is_sweep_override():
             swept.append(override)
@@ -113,13 +123,24 @@ def _check_overrides(name: str, selected: Sequence[str], overrides: Sequence[str
             compose(name, [*fixed, f"{override.get_key_element()}={value}"], base=selected)
 
 
+def _check_plugin(text: str) -> None:
+    """Say which extra brings a sweeper or a launcher that is not here."""
+    for start, module, extra in (
+        ("hydra/sweeper=optuna", "hydra_optuna_sweeper", "sweep"),
+        ("hydra/launcher=submitit", "hydra_submitit_launcher", "slurm"),
+    ):
+        if text.startswith(start) and importlib.util.find_spec(f"hydra_plugins.{module}") is None:
+            raise UserInputError(f"{text} needs an extra: pip install 'wm-plan[{extra}]'")
+
+
 def _values(override: Override) -> list[str]:
     return list(override.sweep_string_iterator()) if override.is_discrete_sweep() else []
 
 
-def _table(out: Path, jobs: Sequence[dict[str, Any]]) -> str:
+def _table(out: Path, jobs: Sequence[dict[str, Any]], best: Path | None) -> str:
     words = {DONE: "done", NOT_REACHED: "not reached", WRONG_INPUT: "wrong input"}
     lines = [
         f"{job['folder'].name:>4}  {words[job['exit_code']]:<12} {' '.join(job['overrides'])}" for job in jobs
     ]
-    return "\n".join([*lines, f"{len(jobs)} jobs, in {out}"])
+    least = [] if best is None else [f"best: {best}"]
+    return "\n".join([*lines, *least, f"{len(jobs)} jobs, in {out}"])

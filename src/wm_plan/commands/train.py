@@ -40,8 +40,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--from",
         dest="start",
-        metavar="NAME|DIR",
-        help="fine-tune: go on from this model's weights, a shipped one (reacher) or a folder of wm-train",
+        metavar="NAME|DIR|ID",
+        help="fine-tune: go on from this model's weights, a shipped one (reacher), a folder of wm-train "
+        "or an id of the hub",
     )
     parser.add_argument(
         "--predictor",
@@ -56,6 +57,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--without-encoder",
         action="store_true",
         help="leave the encoder out of --out: only for the one in the package, which is found by its name",
+    )
+
+    parser.add_argument(
+        "--push-to",
+        metavar="OWNER/NAME",
+        help="in the end push the model, with a card, to the hub of huggingface",
     )
 
 
@@ -136,13 +143,22 @@ def run(job: Job) -> int:
         else:
             job.warn("stopped before the first checkpoint; only the frames encoded so far are kept")
         return INTERRUPTED
-    return _report(job, out, model) if first else DONE
+    if not first:
+        return DONE
+    if flags.push_to:
+        from wm_plan.world_model.hub import push_to_hub
+
+        job.say(f"pushed to {push_to_hub(out, flags.push_to)}")
+    return _report(job, out, model)
 
 
 def _check_flags(config: Any, flags: argparse.Namespace) -> None:  # noqa: ANN401
     """Refuse what does not go together."""
     from wm_plan.world_model.distributed import launched_ranks
+    from wm_plan.world_model.hub import check_can_push
 
+    if flags.push_to:
+        check_can_push(flags.push_to)
     if flags.resume and (flags.overwrite or not flags.out):
         raise UserInputError("--resume goes on with the run in --out DIR, and does not go with --overwrite.")
     if launched_ranks() > 1 and not flags.out:
