@@ -8,6 +8,7 @@ from enum import StrEnum
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
+from wm_plan.planners.caution import DEFAULT_THRESHOLD, OnSurprise
 from wm_plan.planners.objectives import Distance, Reduce
 from wm_plan.planners.shooting import ShootingConfig
 
@@ -36,6 +37,10 @@ class ControlConfig:
     """Model steps executed of each plan."""
     budget_ms: float | None = None
     """Milliseconds that a plan may take; null sets no limit, and only then a seed gives the same actions."""
+    on_surprise: OnSurprise = OnSurprise.ignore
+    """What is done while surprise is above the threshold: ignore, slow, hold or stop."""
+    surprise_threshold: float = DEFAULT_THRESHOLD
+    """Part of held-out moments that are less surprising."""
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """Search over action sequences, and the control loop around it."""
 
+from .caution import Caution, OnSurprise
 from .cem import CEM, CEMConfig
 from .discrete_cem import DiscreteCEM, DiscreteCEMConfig
 from .gradient import GradientConfig, GradientPlanner, Polished
@@ -28,6 +29,7 @@ from .smoothness import Smoothness
 __all__ = [
     "CEM",
     "CEMConfig",
+    "Caution",
     "Constraint",
     "ControlCost",
     "DiscreteCEM",
@@ -44,6 +46,7 @@ __all__ = [
     "MPPI",
     "MPPIConfig",
     "Objective",
+    "OnSurprise",
     "Plan",
     "Planner",
     "Polished",

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from wm_plan.world_model.protocol import WorldModel
 
-from .objectives import evaluator
+from .caution import DEFAULT_THRESHOLD, Caution, OnSurprise
+from .frames import as_frames
+from .objectives import evaluator, terms_of
 from .protocol import CostFn, Evaluation, Objective, Plan, Planner
 from .seeding import mix
 
@@ -48,12 +50,16 @@ class MPC:
         budget: seconds a plan may take; None for no limit.
         tail: what a shifted warm start ends with.
         imagine: also imagine the latents along the chosen plan (one more rollout of one candidate).
+        on_surprise: "ignore", "slow", "hold" or "stop"; see `OnSurprise`.
+        surprise_threshold: above which that is done.
+        holding: (A,) env units, the action that moves nothing; zeros if None.
         seed: as in `reset`.
 
     Attributes:
         last_plan: the newest `Plan`, for the batch rows `last_rows`; None before the first `act`.
         timings: of the last `act`: `encode_ms`, and `plan_ms` (0 where nothing was planned).
         replanned: whether the last `act` made a plan.
+        caution: what watches `surprise`.
 
     Raises:
         ValueError: a setting is out of range, or does not fit the model or the planner.
@@ -73,6 +79,9 @@ class MPC:
         budget: float | None = None,
         tail: Tail | str = Tail.hold,
         imagine: bool = True,
+        on_surprise: OnSurprise | str = OnSurprise.ignore,
+        surprise_threshold: float = DEFAULT_THRESHOLD,
+        holding: npt.ArrayLike | None = None,
         seed: int | Sequence[int] = 0,
     ) -> None:
         self.model = model
@@ -101,6 +110,8 @@ class MPC:
         self.tail = Tail(tail)
         self.imagine = imagine
         self.action_dim = planner.action_dim // block
+        rest = None if holding is None else torch.as_tensor(np.asarray(holding, np.float32)).repeat(block)
+        self.caution = Caution(model, on_surprise, surprise_threshold, rest)
         self.last_plan: Plan | None = None
         self.last_rows: Tensor | None = None
         self.timings: dict[str, float] = {"encode_ms": 0.0, "plan_ms": 0.0}
@@ -148,7 +159,7 @@ class MPC:
             ValueError: not an image of that shape.
         """
         given = image if isinstance(image, Mapping) else {self.views[0]: image}
-        frames = {name: _as_frames(view, "The goal image").unsqueeze(1) for name, view in given.items()}
+        frames = {name: as_frames(view, "The goal image").unsqueeze(1) for name, view in given.items()}
         self.set_goal_latent(self._encode(frames), mask)
 
     def set_goal_latent(self, latent: Tensor, mask: npt.ArrayLike | None = None) -> None:
@@ -174,6 +185,16 @@ class MPC:
     def latent(self) -> Tensor | None:
         """Newest observed latent (B, ...) of each row; None before the first `act`."""
         return self._context[:, -1] if self._batch_size else None
+
+    @property
+    def surprise(self) -> Tensor | None:
+        """Surprise (B,) in [0, 1] of each row's newest model step; None if the model cannot tell."""
+        return self.caution.surprise
+
+    @property
+    def stopped(self) -> Tensor:
+        """Rows (B,) that surprise has stopped (`on_surprise="stop"`): they hold still until reset."""
+        return self.caution.stopped
 
     def act(self, observation: Mapping[str, Any], active: npt.ArrayLike | None = None) -> np.ndarray:
         """The action to apply now.
@@ -202,6 +223,7 @@ class MPC:
             due = ~self._has_plan[beginning] | (self._executed[beginning] >= self.replan_every)
             if bool(due.any()):
                 self._plan(beginning[due], self._last_action[beginning[due]], self.budget)
+            self._applied[beginning] = self.caution.temper(beginning, self._planned_step(beginning))
         actions = torch.where(chosen.unsqueeze(1), self._next_actions(), torch.zeros(()))
         self._last_action = torch.where(chosen.unsqueeze(1), actions, self._last_action)
         self._advance(chosen)
@@ -215,7 +237,7 @@ class MPC:
 
         Args:
             observation: as in `act`.
-            executed: (B, A) the planner's action of the model step before; None takes what was planned.
+            executed: (B, A) the planner's action of the model step before; None takes what `act` applied.
         """
         frames, proprio = self._read(observation)
         self._observe(torch.arange(self._batch_size), frames, proprio, executed)
@@ -267,7 +289,7 @@ class MPC:
         missing = [name for name in self.views if name not in observation]
         if missing:
             raise ValueError(f"the model sees {missing[0]!r}, which is not among {', '.join(observation)}")
-        frames = {name: _as_frames(observation[name], name) for name in self.views}
+        frames = {name: as_frames(observation[name], name) for name in self.views}
         proprio = observation.get("proprio")
         num_rows = len(frames[self.views[0]])
         if proprio is not None:
@@ -290,6 +312,7 @@ class MPC:
         self._has_plan = torch.zeros(batch_size, dtype=torch.bool)
         self._fresh = torch.ones(batch_size, dtype=torch.bool)
         self._planned = torch.zeros(batch_size, self.planner.horizon, self.planner.action_dim)
+        self._applied = torch.full((batch_size, self.planner.action_dim), torch.nan)
         self._last_action = torch.full((batch_size, self.action_dim), torch.nan)
         self._kept: Tensor | None = None
         self._context = torch.empty(0)
@@ -302,8 +325,10 @@ class MPC:
         self._plan_number[rows] = 0
         self._has_plan[rows] = False
         self._fresh[rows] = True
+        self._applied[rows] = torch.nan
         self._last_action[rows] = torch.nan
-        for term in _terms(self.objective):
+        self.caution.restart(rows, self._batch_size)
+        for term in terms_of(self.objective):
             if hasattr(term, "restart"):
                 term.restart(rows, self._batch_size)
 
@@ -339,23 +364,21 @@ class MPC:
         appended = torch.cat([past[:, 1:], latents], dim=1)
         fresh = self._fresh[rows].view(-1, *[1] * (appended.ndim - 1)).to(latents.device)
         self._context[rows] = torch.where(fresh, latents.expand_as(appended), appended)
+        executed = self._applied[rows] if executed is None else executed
         if self._tells_past:
             self._remember(rows, proprio, executed)
+        self.caution.observe(rows, latents[:, 0], executed)
         self._fresh[rows] = False
-        for term in _terms(self.objective):
+        for term in terms_of(self.objective):
             if hasattr(term, "observe"):
                 term.observe(rows, latents[:, 0])
         self.timings["encode_ms"] = (time.perf_counter() - start) * 1e3
 
-    def _remember(self, rows: Tensor, proprio: Tensor | None, action: Tensor | None) -> None:
+    def _remember(self, rows: Tensor, proprio: Tensor | None, action: Tensor) -> None:
         """Append what led to the newest frames, and what was sensed with them.
 
         An action that is not known, at the beginning of an episode, is NaN.
         """
-        if action is None:
-            executed = self._executed[rows]
-            planned = self._planned[rows, (executed - 1).clamp(0, self.planner.horizon - 1)]
-            action = torch.where((executed > 0).unsqueeze(1), planned, torch.nan)
         news = {"past_actions": action}
         if proprio is not None:
             news["proprio"] = proprio.to(torch.float32)
@@ -455,31 +478,17 @@ class MPC:
             self._kept = torch.zeros(self._batch_size, *plan.elites.shape[1:])
         self._kept[rows] = plan.elites.cpu()
 
+    def _planned_step(self, rows: Tensor) -> Tensor:
+        """The model step that the plans of some rows have come to."""
+        return self._planned[rows, self._executed[rows].clamp(max=self.planner.horizon - 1)]
+
     def _next_actions(self) -> Tensor:
         rows = torch.arange(self._batch_size)
-        step = self._planned[rows, self._executed.clamp(max=self.planner.horizon - 1)]
         held = self.frame_skip // self.num_actions
-        return step.view(-1, self.num_actions, self.action_dim)[rows, self._substep // held]
+        return self._applied.view(-1, self.num_actions, self.action_dim)[rows, self._substep // held]
 
     def _advance(self, chosen: Tensor) -> None:
         self._substep = torch.where(chosen, self._substep + 1, self._substep)
         ended = self._substep == self.frame_skip
         self._executed = torch.where(ended, self._executed + 1, self._executed)
         self._substep = torch.where(ended, 0, self._substep)
-
-
-def _terms(objective: object) -> list[Any]:
-    terms = getattr(objective, "terms", None)
-    return [objective] if terms is None else terms()
-
-
-def _as_frames(image: npt.ArrayLike, name: str) -> Tensor:
-    frames = torch.as_tensor(np.asarray(image))
-    if frames.ndim == 3:
-        frames = frames.unsqueeze(0)
-    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != torch.uint8:
-        raise ValueError(
-            f"{name} has shape {tuple(np.shape(image))} and type {frames.dtype};"
-            " give (H, W, 3) or (B, H, W, 3) uint8"
-        )
-    return frames

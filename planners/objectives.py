@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from enum import StrEnum
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -301,3 +302,9 @@ class ViaPoints(Term):
 def evaluator(objective: Objective) -> Callable[[Tensor, Tensor, Tensor], Tensor | Evaluation]:
     """How a planner evaluates an objective: with its violations, where it can report them."""
     return getattr(objective, "evaluate", objective)
+
+
+def terms_of(objective: object) -> list[Any]:
+    """The single terms of an objective; itself, where it is not made of `Term`s."""
+    terms = getattr(objective, "terms", None)
+    return [objective] if terms is None else terms()

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from .caution import OnSurprise
 from .deadline import Clock, DurationRecord
 from .mpc import MPC
 from .protocol import Plan, Status
@@ -108,6 +109,11 @@ class RealTimeMPC:
     ) -> None:
         if not rate_hz > 0:
             raise ValueError(f"rate_hz={rate_hz} is not allowed; give env steps a second, greater than 0")
+        if controller.caution.on_surprise is not OnSurprise.ignore:
+            raise ValueError(
+                "RealTimeMPC tells of surprise (controller.surprise) and leaves it to you to act upon it: "
+                'make the controller with on_surprise="ignore"'
+            )
         self.controller = controller
         self.rate_hz = rate_hz
         self.budget = budget

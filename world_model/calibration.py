@@ -13,10 +13,13 @@ from .compact import CompactWorldModel
 from .familiarity import frame_signature
 from .moments import Moments
 from .store import TrajectoryStore
+from .surprise import fit_surprise
+from .training_logs import block_actions
 
 OPEN_LOOP_STEPS = 10
 _NEIGHBOURS = 24
 _MAX_FRAMES = 3000
+_MAX_EPISODES = 200
 
 Reached = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """Tells of true states and goal states (n, state) whether each pair is inside the task's tolerance."""
@@ -104,6 +107,52 @@ def calibrate(
         episode = np.searchsorted(store.offsets, rows, side="right") - 1
         states, reached = np.stack([episode, rows / model.action_block], axis=1), _next_to_each_other
     metadata.reach_threshold, metadata.reach_error_rate = reach_threshold(latents[rows], states, reached, rng)
+
+
+@torch.no_grad()
+def calibrate_surprise(
+    model: CompactWorldModel,
+    store: TrajectoryStore,
+    episodes: Int[np.ndarray, " chosen"] | None = None,
+    latents: Float[Tensor, "row latent"] | None = None,
+) -> None:
+    """Measure what errors of imagination are usual, and put it into the model's metadata.
+
+    To give a folder made before there was surprise what it lacks, weights untouched::
+
+        model = load_model("runs/mine")
+        calibrate_surprise(model, TrajectoryStore("data/mine"))
+        save_metadata(model.metadata, "runs/mine")
+
+    Args:
+        model: a compact one.
+        store: logs of its task, in the frame skip of those that it was trained on.
+        episodes: that it was not trained on; None takes those that its own training held out of this store.
+        latents: of all rows, where they are known already; else the frames of `episodes` are encoded.
+
+    Raises:
+        ValueError: the episodes are too short, or the store lacks a column that the model sees.
+    """
+    if episodes is None:
+        recorded = model.metadata.training.get("config", {})
+        episodes = store.split(recorded.get("held_out", 0.05), recorded.get("seed", 0))[1]
+    if len(episodes) > _MAX_EPISODES:
+        episodes = episodes[np.linspace(0, len(episodes) - 1, _MAX_EPISODES).astype(np.int64)]
+    actions, found = block_actions(store, model.action_block), []
+    for episode in episodes:
+        rows = np.arange(store.num_rows)[store.episode_rows(episode)][:: model.action_block]
+        known = _encoded(model, store, rows) if latents is None else latents[rows]
+        found.append((known, actions[rows]))
+    model.metadata.surprise = fit_surprise(model, found)
+
+
+def _encoded(
+    model: CompactWorldModel, store: TrajectoryStore, rows: Int[np.ndarray, " row"]
+) -> Float[Tensor, "row latent"]:
+    """Latents of logged rows, as the control loop would see them."""
+    frames = {name: torch.from_numpy(store.read(name, rows))[None] for name in model.views}
+    felt = torch.from_numpy(store.read("proprio", rows))[None] if model.metadata.proprio_dim else None
+    return model.encode(frames, felt)[0]
 
 
 def _next_to_each_other(states: np.ndarray, goals: np.ndarray) -> np.ndarray:

@@ -322,7 +322,8 @@ class CompactWorldModel(FamiliarFrames):
         config, tensors = load_folder(folder, "world-model")
         try:
             entry = config["encoder"]
-            sizes, metadata = CompactConfig.of_json(config["model"]), ModelMetadata(**config["metadata"])
+            sizes = CompactConfig.of_json(config["model"])
+            metadata = ModelMetadata.from_json(config["metadata"])
             source = folder / "encoder" if entry["inside"] else str(entry["name"])
             fingerprint = str(entry["fingerprint"])
         except (KeyError, TypeError) as error:

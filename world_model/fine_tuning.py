@@ -42,7 +42,7 @@ def overrides_of(name_or_path: str | Path) -> list[str]:
         config = json.loads(path.read_text(encoding="utf-8"))
         if config.get("family", "compact") != "compact":
             raise ValueError(f"{str(name_or_path)!r} is a predictor over tokens; --from takes compact ones")
-        sizes, metadata = CompactConfig.of_json(config["model"]), ModelMetadata(**config["metadata"])
+        sizes, metadata = CompactConfig.of_json(config["model"]), ModelMetadata.from_json(config["metadata"])
     except (OSError, KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
         raise ValueError(f"{str(path)!r} is missing or damaged: {type(error).__name__}") from error
     taken = {

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
+
+from .manifest import write_atomically
+from .surprise import SurpriseCalibration
+from .weights_io import CONFIG_NAME, load_folder
 
 
 @dataclass
@@ -26,6 +33,7 @@ class ModelMetadata:
         familiarity_threshold: largest unfamiliarity of 99.5 % of held-out frames.
         open_loop_error: squared error of imagined latents over latent variance, on held-out episodes,
             by horizon.
+        surprise: what errors of imagination are usual; None where nobody has measured it.
         training: command, data, times and versions.
     """
 
@@ -44,3 +52,26 @@ class ModelMetadata:
     views: list[str] = field(default_factory=lambda: ["pixels"])
     proprio_dim: int = 0
     action_block: int = 1
+    surprise: SurpriseCalibration | None = None
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> ModelMetadata:
+        """What a checkpoint's config says.
+
+        Raises:
+            TypeError, ValueError: it is damaged.
+        """
+        surprise = data.get("surprise")
+        calibration = None if surprise is None else SurpriseCalibration(**surprise)
+        return cls(**{**data, "surprise": calibration})
+
+
+def save_metadata(metadata: ModelMetadata, folder: str | Path) -> None:
+    """Write what a model says of itself into the folder that it is from; its weights stay as they are.
+
+    Raises:
+        ValueError: the folder holds no world model.
+    """
+    config, _ = load_folder(Path(folder), "world-model")
+    config["metadata"] = asdict(metadata)
+    write_atomically(Path(folder) / CONFIG_NAME, json.dumps(config, indent=1, allow_nan=False) + "\n")

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .calibration import Reached, calibrate, fit_familiarity
+from .calibration import Reached, calibrate, calibrate_surprise, fit_familiarity
 from .compact import CompactWorldModel
 from .compact_predictors import make_predictor
 from .distributed import num_ranks, process_group, rank
@@ -128,6 +128,7 @@ def train_world_model(
     )
     on_stage("calibration")
     calibrate(model, latents, logs.actions, store, logs.held_episodes, reached)
+    calibrate_surprise(model, store, logs.held_episodes, latents)
     fit_familiarity(model, moments, logs.plain_rows(), varied, varied_rows, config.seed)
     model.metadata.training = {
         "config": asdict(config),

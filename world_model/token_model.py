@@ -230,7 +230,7 @@ class TokenWorldModel(FamiliarFrames):
             if "next_state" in sizes:
                 sizes["next_state"] = NextState(sizes["next_state"])
             predictor = predictor_class(config_class(**sizes))
-            metadata, history = ModelMetadata(**config["metadata"]), int(config["history"])
+            metadata, history = ModelMetadata.from_json(config["metadata"]), int(config["history"])
             source = folder / "encoder" if entry["inside"] else str(entry["name"])
             fingerprint = str(entry["fingerprint"])
         except (KeyError, TypeError, ValueError) as error:

@@ -57,6 +57,9 @@ def make_controller(
         replan_every=settings.control.replan_every,
         action_block=block,
         budget=None if budget is None else budget / 1e3,
+        on_surprise=settings.control.on_surprise,
+        surprise_threshold=settings.control.surprise_threshold,
+        holding=np.clip(0.0, model.action_low, model.action_high),
         seed=settings.seed if seed is None else seed,
     )
 

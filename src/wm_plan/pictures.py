@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 Image = UInt8[np.ndarray, "_ _ 3"]
 
-INK, GREY, BLUE, GREEN = "#1d2433", "#8a93a6", "#2f6fed", "#1a9e6b"
+INK, GREY, BLUE, GREEN, RED = "#1d2433", "#8a93a6", "#2f6fed", "#1a9e6b", "#c8402f"
+_RAREST = 1e-5
+"""Surprise that is rarer is drawn as this."""
 _VIEW, _MARGIN, _CAPTION, _CURVE = 320, 16, 30, 150
 """Sizes in the video [pixels]."""
 
@@ -47,7 +49,7 @@ def write_video(path: Path, result: PlanResult, views: list[Image], goal: Image,
 def write_figure(
     path: Path, result: PlanResult, start: Image, end: Image, goal: Image, control_timestep: float
 ) -> None:
-    """Write a PNG: start, end and goal side by side over the curve of the latent cost.
+    """Write a PNG: start, end and goal side by side over the curves of latent cost and, if known, surprise.
 
     Args:
         control_timestep: length of an env step [s], for the second time axis.
@@ -57,9 +59,10 @@ def write_figure(
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     layout = ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.08, hspace=0.04)
-    figure = Figure(figsize=(9, 6.4), dpi=150, facecolor="white", layout=layout)
+    surprising = result.surprise is not None
+    figure = Figure(figsize=(9, 7.6 if surprising else 6.4), dpi=150, facecolor="white", layout=layout)
     FigureCanvasAgg(figure)
-    grid = figure.add_gridspec(2, 3, height_ratios=[1.35, 1])
+    grid = figure.add_gridspec(2 + surprising, 3, height_ratios=[1.35, 1, 0.5][: 2 + surprising])
     seconds = result.steps * control_timestep
     captions = ("start", f"end, after {result.steps} steps ({seconds:.1f} s)", "goal")
     colours = (GREY, GREEN if result.reached else GREY, BLUE)
@@ -74,13 +77,16 @@ def write_figure(
         for spine in axes.spines.values():
             spine.set(color=colour, linewidth=2.0)
     _draw_curve(figure.add_subplot(grid[1, :]), result)
+    if surprising:
+        _draw_surprise(figure.add_subplot(grid[2, :]), result)
     figure.suptitle(_headline(result), fontsize=13, color=INK, fontweight="bold", x=0.012, ha="left")
     figure.savefig(path, metadata={"Software": None})
 
 
 def _headline(result: PlanResult) -> str:
     if not result.reached:
-        return f"{result.env}: goal not reached in {result.steps} steps"
+        ended = ", stopped by surprise" if result.stopped else ""
+        return f"{result.env}: goal not reached in {result.steps} steps{ended}"
     held = ", and held" if result.held else ""
     judged = "" if result.reached_by == "state" else " (judged in latent space)"
     return f"{result.env}: goal reached at step {result.first_reached}{held}{judged}"
@@ -108,8 +114,31 @@ def _draw_curve(axes: Axes, result: PlanResult, *, curve: bool = True, mark: boo
             fontsize=9,
             color=GREEN,
         )
-    axes.set_xlabel("env step", fontsize=9.5, color=INK)
     axes.set_ylabel("latent cost", fontsize=9.5, color=INK)
+    _tidy(axes)
+
+
+def _draw_surprise(axes: Axes, result: PlanResult) -> None:
+    """Draw surprise over env steps, a tenth as rare an equal step further up, and the threshold."""
+    surprise = np.asarray(result.surprise, np.float64)
+    rarity = -np.log10(np.maximum(1 - surprise, _RAREST))
+    steps = np.arange(len(rarity))
+    above = surprise > result.surprise_threshold
+    axes.set_xlim(0, max(result.steps, 1))
+    axes.fill_between(steps, rarity, color=GREY, alpha=0.15, linewidth=0)
+    axes.plot(steps, rarity, color=GREY, linewidth=1.6)
+    axes.plot(steps[above], rarity[above], linestyle="", marker=".", markersize=5, color=RED)
+    line = -np.log10(1 - result.surprise_threshold)
+    axes.axhline(line, color=RED, linewidth=1.0, linestyle=(0, (4, 3)))
+    ticks = (0.0, 0.9, 0.99, 0.999, 0.9999)
+    axes.set_yticks([-np.log10(1 - tick) for tick in ticks], [f"{tick:g}" for tick in ticks])
+    axes.set_ylim(0, max(1.15 * line, 1.1 * float(rarity.max())))
+    axes.set_ylabel("surprise", fontsize=9.5, color=INK)
+    _tidy(axes)
+
+
+def _tidy(axes: Axes) -> None:
+    axes.set_xlabel("env step", fontsize=9.5, color=INK)
     axes.tick_params(colors=GREY, labelsize=8.5, length=3)
     axes.grid(axis="y", color=GREY, alpha=0.18, linewidth=0.8)
     axes.set_axisbelow(True)

@@ -78,6 +78,13 @@ class PlanResult:
     goal_image: Image | None = None
     frames: list[Image] = field(default_factory=list)
     """What the camera saw, from the start to the end."""
+    surprise: list[float] | None = None
+    """In [0, 1], from the start to the end; None of a model that does not know which errors are usual."""
+    surprise_threshold: float = 0.0
+    on_surprise: str = "ignore"
+    """What was done above the threshold."""
+    stopped: bool = False
+    """Surprise has ended the run."""
     plan_ms: list[float] = field(default_factory=list)
     """Of every replan."""
     encode_ms: list[float] = field(default_factory=list)
@@ -107,6 +114,10 @@ class PlanResult:
             "costs": self.costs,
             "errors": self.errors,
             "actions": self.actions,
+            "surprise": self.surprise,
+            "surprise_threshold": self.surprise_threshold,
+            "on_surprise": self.on_surprise,
+            "stopped": self.stopped,
             "plan_ms": percentiles(self.plan_ms, 50, 99),
             "encode_ms": percentiles(self.encode_ms, 50),
             "wall_s": round(self.wall_s, 3),
@@ -293,16 +304,14 @@ def run_to_goal(
     result.errors = None if goal.state is None else []
     result.warnings = unfamiliar_views(controller.model, {"goal": goal.image, "start": observation["pixels"]})
     near: list[bool] = []
+    told: list[Tensor | None] = []
     while True:
         plan_ms, encoded = 0.0, False
         if len(near) < budget:
             action = controller.act(observation)  # plans when a model step begins
             encoded = controller.timings["encode_ms"] > 0
-            if encoded:
-                result.encode_ms.append(controller.timings["encode_ms"])
-            if controller.replanned:
-                plan_ms = controller.timings["plan_ms"]
-                result.plan_ms.append(plan_ms)
+            plan_ms = _note_times(result, controller)
+        told.append(controller.surprise)
         seen = controller.latent if encoded else None
         verdict = judge(info["state"], judge.latent(observation["pixels"]) if seen is None else seen)
         near.append(verdict.near)
@@ -321,13 +330,39 @@ def run_to_goal(
                 f"{task.name} ended its episode after env step {result.steps}; nothing moves after that"
             )
             budget = result.steps
+        if bool(controller.stopped.any()):
+            budget = result.steps
         result.held = result.reached and len(near) > HELD_STEPS and all(near[-HELD_STEPS:])
         if result.held or result.steps == budget:
             break
         result.actions.append([float(number) for number in action])
         observation, _, _, _, info = task.step(action)
+    _note_surprise(result, controller, told)
     result.wall_s = time.perf_counter() - began
     return result
+
+
+def _note_times(result: PlanResult, controller: MPC) -> float:
+    """Keep how long the controller's last `act` took; gives the milliseconds of planning."""
+    if controller.timings["encode_ms"] > 0:
+        result.encode_ms.append(controller.timings["encode_ms"])
+    if not controller.replanned:
+        return 0.0
+    result.plan_ms.append(controller.timings["plan_ms"])
+    return controller.timings["plan_ms"]
+
+
+def _note_surprise(result: PlanResult, controller: MPC, told: Sequence[Tensor | None]) -> None:
+    """Keep the surprise of each env step, and say so if it has ended the run."""
+    caution = controller.caution
+    result.surprise_threshold, result.on_surprise = caution.threshold, caution.on_surprise.value
+    result.surprise = [round(float(each[0]), 6) for each in told if each is not None] or None
+    result.stopped = bool(caution.stopped.any())
+    if result.stopped and result.surprise:
+        result.warnings.append(
+            f"stopped at env step {result.steps}: what happened is unlike what the model imagined (surprise"
+            f" {result.surprise[-1]:.4f}, above control.surprise_threshold={caution.threshold:g})"
+        )
 
 
 @dataclass

@@ -92,6 +92,19 @@ def test_the_states_follow_from_the_actions(capfd) -> None:
     np.testing.assert_array_equal(task.get_state(), final)
 
 
+def test_surprise_is_told_at_every_env_step_and_stops_the_run_if_asked_to(capfd) -> None:
+    usual = plan(capfd, *NEAR, "--quiet", "--max-steps", "20")
+    assert len(usual["surprise"]) == usual["steps"] + 1
+    assert usual["surprise"][0] == 0
+    assert usual["surprise"][-1] > 0
+    assert usual["stopped"] is False
+    nervous = ("control.on_surprise=stop", "control.surprise_threshold=1e-4")
+    result = plan(capfd, *FAR, "--quiet", *nervous, code=NOT_REACHED)
+    assert result["stopped"] is True
+    assert result["steps"] == 12  # three frames are the context of the first judgement, 4 env steps each
+    assert "stopped at env step 12: what happened is unlike what the model imagined" in result["warnings"][-1]
+
+
 def test_the_video_and_the_figure_show_the_run(capfd) -> None:
     import imageio.v3 as iio
 
