@@ -103,6 +103,8 @@ class Change:
 
     name: str
     apply: Callable[[World, np.random.Generator, Sequence[np.ndarray]], None]
+    must_touch: bool = False
+    """Whether it counts only from when the robot touches the obstacle."""
 
 
 def _lock_joint(world: World, rng: np.random.Generator, coming: Sequence[np.ndarray]) -> None:
@@ -150,7 +152,7 @@ def _freeze_frames(world: World, rng: np.random.Generator, coming: Sequence[np.n
 CHANGES = (
     Change("joint locked", _lock_joint),
     Change("mass doubled", _double_mass),
-    Change("object in the way", _object_in_the_way),
+    Change("object in the way", _object_in_the_way, must_touch=True),
     Change("object aside", _object_aside),
     Change("camera moved", _move_camera),
     Change("frames frozen", _freeze_frames),
@@ -168,7 +170,9 @@ def _with_obstacle(kind: type[BuiltInTask], radius: float) -> type[BuiltInTask]:
 
     class WithObstacle(kind):  # type: ignore[misc, valid-type]
         def open_model(self) -> tuple[mujoco.MjModel, mujoco.MjData]:
-            spec, usual = self.make_spec(), compile_spec(self.make_spec())
+            spec, usual = self.make_spec(), super().open_model()[0]
+            for geom in spec.geoms:
+                geom.group = int(usual.geom(geom.name).group[0])
             if spec.option.disableflags & mujoco.mjtDisableBit.mjDSBL_CONTACT:
                 spec.option.disableflags &= ~int(mujoco.mjtDisableBit.mjDSBL_CONTACT)
                 for geom in spec.geoms:
