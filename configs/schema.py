@@ -27,6 +27,10 @@ class ObjectiveConfig:
     control_cost: float = 0.0
     rate_cost: float = 0.0
     stillness: float = 0.0
+    disagreement: float = 0.0
+    """Of an ensemble's members, in squared latent units."""
+    predicted_reward: float = 0.0
+    """Per unit of reward that a model with a reward head believes the plan to bring."""
 
 
 @dataclass

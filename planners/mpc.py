@@ -16,7 +16,7 @@ from wm_plan.world_model.protocol import WorldModel
 
 from .caution import DEFAULT_THRESHOLD, Caution, OnSurprise
 from .frames import as_frames
-from .objectives import evaluator, terms_of
+from .objectives import evaluator, members_for, terms_of
 from .protocol import CostFn, Evaluation, Objective, Plan, Planner
 from .seeding import mix
 
@@ -120,6 +120,7 @@ class MPC:
         self._goal: Tensor | None = None
         self.views: tuple[str, ...] = tuple(getattr(model, "views", ("pixels",)))
         self._tells_past = bool(getattr(model, "uses_past", False))
+        self._rollout_members = members_for(objective, model)
         self._last_action = torch.empty(0)
         self._batch_size = 0
 
@@ -431,6 +432,9 @@ class MPC:
         told = self._told(rows)
 
         def cost_fn(actions: Tensor) -> Tensor | Evaluation:
+            if self._rollout_members is not None:
+                members = self._rollout_members(context, actions)
+                return evaluate(members.mean(dim=2), actions, goal, members)
             return evaluate(self.model.rollout(context, actions, **told), actions, goal)
 
         return cost_fn

@@ -34,9 +34,16 @@ class Term(ABC):
         """By how much each candidate breaks hard constraints; None for terms without any."""
         return None
 
-    def evaluate(self, imagined: Tensor, actions: Tensor, goal: Tensor) -> Evaluation:
+    def of_members(self, members: Tensor) -> Cost | None:
+        """What the members of an ensemble add, from the latents (B, N, M, H, ...) that each imagines."""
+        return None
+
+    def evaluate(
+        self, imagined: Tensor, actions: Tensor, goal: Tensor, members: Tensor | None = None
+    ) -> Evaluation:
         """Cost and violation together, as planners take them."""
-        return Evaluation(self(imagined, actions, goal), self.violation(imagined, actions, goal))
+        cost, added = self(imagined, actions, goal), None if members is None else self.of_members(members)
+        return Evaluation(cost if added is None else cost + added, self.violation(imagined, actions, goal))
 
     def terms(self) -> list[Term]:
         """The single terms inside."""
@@ -65,8 +72,11 @@ class Sum(Term):
     def violation(self, imagined: Tensor, actions: Tensor, goal: Tensor) -> Cost | None:
         """Sum of the parts' violations."""
         found = [part.violation(imagined, actions, goal) for part in self.parts]
-        known = [violation for violation in found if violation is not None]
-        return sum(known[1:], start=known[0]) if known else None
+        return _sum_of_known(found)
+
+    def of_members(self, members: Tensor) -> Cost | None:
+        """Sum of what the parts say of members."""
+        return _sum_of_known([part.of_members(members) for part in self.parts])
 
     def terms(self) -> list[Term]:
         """The single terms inside."""
@@ -87,6 +97,11 @@ class Scaled(Term):
     def violation(self, imagined: Tensor, actions: Tensor, goal: Tensor) -> Cost | None:
         """The term's violation."""
         return self.term.violation(imagined, actions, goal)
+
+    def of_members(self, members: Tensor) -> Cost | None:
+        """Weighted cost."""
+        cost = self.term.of_members(members)
+        return None if cost is None else self.weight * cost
 
     def terms(self) -> list[Term]:
         """The single terms inside."""
@@ -214,6 +229,38 @@ class TemporalDistance(TerminalValue):
     """
 
 
+class PredictedReward(Term):
+    """Minus the sum of the rewards of the imagined steps, as a world model predicts them.
+
+    Args:
+        function: a world model's `predicted_reward`, say: maps imagined latents to sums of rewards (B, N).
+    """
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        self.function = function
+
+    def __call__(self, imagined: Tensor, actions: Tensor, goal: Tensor) -> Cost:
+        """Minus the reward of each candidate."""
+        return -self.function(imagined)
+
+
+class Disagreement(Term):
+    """How far the members of an ensemble are apart: where they are, none of them knows what happens.
+
+    The control loop hands over what each member imagines, if the model has `rollout_members`.
+    """
+
+    asks_members = True
+
+    def __call__(self, imagined: Tensor, actions: Tensor, goal: Tensor) -> Cost:
+        """0: the mean of the members says nothing."""
+        return actions.new_zeros(actions.shape[:2])
+
+    def of_members(self, members: Tensor) -> Cost:
+        """Sum over steps and latent dimensions of the members' variance."""
+        return members.flatten(4).var(dim=2, correction=0).sum(dim=(2, 3))
+
+
 class Constraint(Term):
     """Keeps `function(imagined) <= 0` at every step.
 
@@ -299,9 +346,29 @@ class ViaPoints(Term):
         return visit[:, :, -1] + self.distance.between(steps[:, :, -1], self.goals[-1])
 
 
-def evaluator(objective: Objective) -> Callable[[Tensor, Tensor, Tensor], Tensor | Evaluation]:
+def _sum_of_known(costs: list[Cost | None]) -> Cost | None:
+    known = [cost for cost in costs if cost is not None]
+    return sum(known[1:], start=known[0]) if known else None
+
+
+def evaluator(objective: Objective) -> Callable[..., Tensor | Evaluation]:
     """How a planner evaluates an objective: with its violations, where it can report them."""
     return getattr(objective, "evaluate", objective)
+
+
+def members_for(objective: object, model: Any) -> Callable[[Tensor, Tensor], Tensor] | None:  # noqa: ANN401
+    """The model's `rollout_members`, if a term of the objective asks for it.
+
+    Raises:
+        ValueError: the model is no ensemble.
+    """
+    if not any(getattr(term, "asks_members", False) for term in terms_of(objective)):
+        return None
+    if getattr(model, "num_members", 1) < 2:
+        raise ValueError(
+            "objective.disagreement needs an ensemble, and the model is none: train one with model.ensemble=3"
+        )
+    return model.rollout_members
 
 
 def terms_of(objective: object) -> list[Any]:

@@ -15,11 +15,14 @@ from torch import Tensor, nn
 
 from .compact_config import CompactConfig
 from .compact_predictors import make_predictor
+from .distance_heads import make_distance
 from .encoder import Encoder, Frames, load_encoder
+from .ensemble import EnsemblePredictor
 from .familiarity import FamiliarFrames
 from .metadata import ModelMetadata
 from .model_source import model_folder
 from .precision import fast_products
+from .reward import RewardHead
 from .weights_io import load_folder, load_weights, save_folder
 
 if TYPE_CHECKING:
@@ -115,28 +118,6 @@ class StateHead(nn.Module):
         return torch.cat([standard.nan_to_num(nan=0.0), (~standard.isnan()).to(seen)], dim=1)
 
 
-class DistanceHead(nn.Module):
-    """Model steps that the best policy in the log needs from a latent and its motion to a goal's latent."""
-
-    def __init__(self, config: CompactConfig) -> None:
-        """Build for latents of `config`."""
-        super().__init__()
-        in_dim, width = 3 * config.latent_dim, config.distance_width
-        self.net = nn.Sequential(
-            nn.Linear(in_dim, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 1)
-        )
-
-    def forward(
-        self,
-        latest: Float[Tensor, "*batch latent"],
-        change: Float[Tensor, "*batch latent"],
-        goal: Float[Tensor, "*batch latent"],
-    ) -> Float[Tensor, "*batch"]:
-        """Steps to go, at least 0."""
-        inputs = torch.cat([latest, 4 * change, goal - latest], dim=-1)
-        return F.softplus(self.net(inputs)).squeeze(-1)
-
-
 class CompactWorldModel(FamiliarFrames):
     """Frozen encoder, state head, predictor and temporal distance behind the `WorldModel` protocol.
 
@@ -155,7 +136,8 @@ class CompactWorldModel(FamiliarFrames):
         width = len(metadata.views) * encoder.width
         self.head = StateHead(encoder.grid_size, width, config, metadata.proprio_dim)
         self.predictor = make_predictor(config, action_dim)
-        self.distance = DistanceHead(config)
+        self.distance = make_distance(config)
+        self.reward = RewardHead(config) if config.reward_width else None
         low = torch.tensor(metadata.action_low).repeat(metadata.action_block)
         high = torch.tensor(metadata.action_high).repeat(metadata.action_block)
         self.register_buffer("action_middle", (low + high) / 2, persistent=False)
@@ -171,6 +153,11 @@ class CompactWorldModel(FamiliarFrames):
     def action_block(self) -> int:
         """Actions a model step, one after another; `rollout` takes them side by side."""
         return self.metadata.action_block
+
+    @property
+    def num_members(self) -> int:
+        """Members of the ensemble; 1 if it is none."""
+        return self.config.ensemble
 
     @property
     def history(self) -> int:
@@ -254,16 +241,53 @@ class CompactWorldModel(FamiliarFrames):
         `history` is taken to have been at rest. Matrix products are done in bfloat16 where that is faster:
         it adds some 1e-5 of the latents' variance to the error, a model's own error is a hundred times that.
         """
+        repeated, normalised = self._each_candidate(context, actions)
+        with fast_products(repeated.device):
+            imagined = self.predictor(repeated, normalised)
+        return imagined.unflatten(0, (-1, actions.shape[1]))
+
+    def rollout_members(
+        self,
+        context: Float[Tensor, "batch step latent"],
+        actions: Float[Tensor, "batch candidate horizon action"],
+    ) -> Float[Tensor, "batch candidate member horizon latent"]:
+        """What each member of an ensemble imagines, as `rollout`, which gives their mean.
+
+        Raises:
+            ValueError: the model is no ensemble.
+        """
+        if not isinstance(self.predictor, EnsemblePredictor):
+            raise ValueError("the model is no ensemble; train one with model.ensemble=3")
+        repeated, normalised = self._each_candidate(context, actions)
+        with fast_products(repeated.device):
+            imagined = self.predictor.apart(repeated, normalised)
+        return imagined.unflatten(1, (-1, actions.shape[1])).movedim(0, 2)
+
+    def _each_candidate(
+        self,
+        context: Float[Tensor, "batch step latent"],
+        actions: Float[Tensor, "batch candidate horizon action"],
+    ) -> tuple[Float[Tensor, "row history latent"], Float[Tensor, "row horizon action"]]:
+        """The whole context and the normalised actions of every candidate."""
         candidates = actions.shape[1]
         context = context[:, -self.history :]
         if context.shape[1] < self.history:
             still = context[:, :1].expand(-1, self.history - context.shape[1], -1)
             context = torch.cat([still, context], dim=1)
         repeated = context.repeat_interleave(candidates, dim=0)
-        normalised = self.normalise_actions(actions).flatten(0, 1)
-        with fast_products(repeated.device):
-            imagined = self.predictor(repeated, normalised)
-        return imagined.unflatten(0, (-1, candidates))
+        return repeated, self.normalise_actions(actions).flatten(0, 1)
+
+    def predicted_reward(
+        self, imagined: Float[Tensor, "batch candidate horizon latent"]
+    ) -> Float[Tensor, "batch candidate"]:
+        """Sum of the rewards of the imagined steps, the first of which is not known and left out.
+
+        Raises:
+            ValueError: the model has not learned rewards.
+        """
+        if self.reward is None:
+            raise ValueError("the model has learned no rewards; train one with model.reward_width=128")
+        return self.reward(imagined[:, :, 1:], imagined.diff(dim=2)).sum(dim=2)
 
     def temporal_distance(
         self,

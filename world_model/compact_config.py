@@ -18,6 +18,15 @@ class PredictorKind(StrEnum):
     """Causal attention over a short window of latents, scaled and shifted by the action."""
 
 
+class DistanceKind(StrEnum):
+    """What tells the temporal distance; see `distance_heads`."""
+
+    mlp = "mlp"
+    """Any function of the two latents and the motion."""
+    quasimetric = "quasimetric"
+    """One for which the triangle inequality holds, and from a state to itself is no way."""
+
+
 @dataclass
 class CompactConfig:
     """Sizes of a compact world model.
@@ -31,7 +40,11 @@ class CompactConfig:
         predictor_width: hidden width of the predictor.
         predictor_depth: its residual blocks, recurrent layers or attention blocks.
         predictor_heads: heads of the transformer; they share the width.
-        distance_width: hidden width of the temporal-distance head.
+        ensemble: predictors that learn apart; a rollout is their mean.
+        distance_kind: of the temporal-distance head.
+        distance_width: its hidden width.
+        distance_members: heads that learn apart, against too short a distance; 1 is one alone.
+        reward_width: hidden width of the head that tells the logged reward; 0 for none.
     """
 
     latent_dim: int = 16
@@ -42,7 +55,11 @@ class CompactConfig:
     predictor_width: int = 256
     predictor_depth: int = 2
     predictor_heads: int = 4
+    ensemble: int = 1
+    distance_kind: DistanceKind = DistanceKind.mlp
     distance_width: int = 256
+    distance_members: int = 1
+    reward_width: int = 0
 
     @classmethod
     def of_json(cls, values: dict[str, Any]) -> CompactConfig:
@@ -52,16 +69,20 @@ class CompactConfig:
             TypeError: a setting is unknown.
             ValueError: a setting is out of its range.
         """
-        kind = values.get("predictor", PredictorKind.mlp)
-        if kind not in list(PredictorKind):
-            raise ValueError(f"model.predictor must be one of {', '.join(PredictorKind)}, got {kind!r}")
-        return cls(**{**values, "predictor": PredictorKind(kind)})
+        kinds: dict[str, StrEnum] = {}
+        for name, choices in (("predictor", PredictorKind), ("distance_kind", DistanceKind)):
+            kind = values.get(name, next(iter(choices)))
+            if kind not in list(choices):
+                raise ValueError(f"model.{name} must be one of {', '.join(choices)}, got {kind!r}")
+            kinds[name] = choices(kind)
+        return cls(**{**values, **kinds})
 
     def __post_init__(self) -> None:
         """Refuse sizes below 1."""
         for name, value in asdict(self).items():
-            if name != "predictor" and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+            least = 0 if name == "reward_width" else 1
+            if not isinstance(value, str) and value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
         if self.predictor is PredictorKind.transformer and self.predictor_width % self.predictor_heads:
             raise ValueError(
                 f"predictor_width {self.predictor_width} cannot be shared by predictor_heads "

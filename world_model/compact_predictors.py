@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .compact_config import CompactConfig, PredictorKind
+from .ensemble import EnsemblePredictor
 
 Context = Float[Tensor, "batch history latent"]
 Actions = Float[Tensor, "batch step action"]
@@ -21,13 +22,16 @@ Imagined = Float[Tensor, "batch step latent"]
 
 
 def make_predictor(config: CompactConfig, action_dim: int) -> nn.Module:
-    """The predictor of `config`, for so many numbers of action a model step."""
+    """The predictor of `config`, or its ensemble of them, for so many numbers of action a model step."""
     kinds: dict[PredictorKind, type[nn.Module]] = {
         PredictorKind.mlp: CompactPredictor,
         PredictorKind.gru: GRUPredictor,
         PredictorKind.transformer: TransformerPredictor,
     }
-    return kinds[config.predictor](config, action_dim)
+    kind = kinds[config.predictor]
+    if config.ensemble == 1:
+        return kind(config, action_dim)
+    return EnsemblePredictor([kind(config, action_dim) for _ in range(config.ensemble)])
 
 
 class ResidualMLP(nn.Module):

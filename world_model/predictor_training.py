@@ -9,7 +9,7 @@ Stages, each on what the one before leaves fixed:
    afterwards the head alone learns to give the latents of plain frames in every other look that was logged;
 2. the predictor, anew, on the now fixed and scaled latents: squared error over longer rollouts, at a
    hundredth of the first stage's cost a step;
-3. the temporal distance, on the same latents.
+3. the temporal distance, on the same latents, and the reward, if it is asked for.
 
 Fine-tuning goes through the same stages from the weights of a model that there is; its head, unless it is
 given steps, stays as it is.
@@ -33,6 +33,7 @@ from .encoder import Encoder
 from .fine_tuning import begin_with, check_start, weights_fingerprint
 from .head_training import HeadStage, all_latents, look_stage
 from .moments import Moments
+from .reward import reward_stage
 from .rollout_training import rollout_stage
 from .stages import StagedRun
 from .store import TrajectoryStore
@@ -126,6 +127,19 @@ def train_world_model(
             accumulate=parts,
         )
     )
+    if model.reward is not None:
+        on_stage("reward")
+        run.train(
+            reward_stage(
+                model.reward,
+                latents,
+                store,
+                logs.train_episodes,
+                stride=block,
+                accumulate=parts,
+                seed=config.seed,
+            )
+        )
     on_stage("calibration")
     calibrate(model, latents, logs.actions, store, logs.held_episodes, reached)
     calibrate_surprise(model, store, logs.held_episodes, latents)

@@ -10,6 +10,7 @@ from torch import Tensor
 from .calibration import open_loop_error
 from .compact import CompactWorldModel
 from .distributed import part_of
+from .ensemble import EnsemblePredictor
 from .stages import Stage, part_size
 from .training_logs import TrainingLogs
 
@@ -17,17 +18,22 @@ from .training_logs import TrainingLogs
 def rollout_stage(
     logs: TrainingLogs, model: CompactWorldModel, latents: Float[Tensor, "row latent"]
 ) -> Stage:
-    """Squared error of imagined latents over rollouts, at a hundredth of the first stage's cost a step."""
+    """Squared error of imagined latents over rollouts, at a hundredth of the first stage's cost a step.
+
+    Each member of an ensemble sees windows of its own, as many as a predictor alone would.
+    """
     config, history = logs.config, logs.config.model.history
     windows = logs.windows(config.predictor_rollout_steps)
 
     def losses(step: int, part: int) -> dict[str, Tensor]:
         rng = np.random.default_rng([config.seed, 3, step])
-        drawn = windows.sample(config.predictor_batch_size, rng)
-        drawn = drawn[part_size(config.predictor_batch_size, config.accumulate, part)]
+        size = config.predictor_batch_size * config.model.ensemble
+        drawn = windows.sample(size, rng)[part_size(size, config.accumulate, part)]
         rows = torch.from_numpy(drawn[part_of(len(drawn))])
         actions = model.normalise_actions(logs.actions[rows])[:, history - 1 : -1]
-        imagined = model.predictor(latents[rows[:, :history]], actions)
+        predictor = model.predictor
+        imagine = predictor.shared_out if isinstance(predictor, EnsemblePredictor) else predictor
+        imagined = imagine(latents[rows[:, :history]], actions)
         return {"long_rollout": (imagined - latents[rows[:, history:]]).square().sum(-1).mean()}
 
     def held_out_error() -> float:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
-from .compact import DistanceHead
+from .distance_heads import said_apart
 from .distributed import part_of
 from .stages import OptimiserConfig, Stage, StagedRun, part_size
 from .store import TrajectoryStore
@@ -50,7 +50,7 @@ class DistanceConfig:
 
 
 def train_distance(
-    head: DistanceHead,
+    head: nn.Module,
     latents: Float[Tensor, "row latent"],
     store: TrajectoryStore,
     episodes: Int[np.ndarray, " chosen"],
@@ -63,7 +63,7 @@ def train_distance(
 
 
 def distance_stage(
-    head: DistanceHead,
+    head: nn.Module,
     latents: Float[Tensor, "row latent"],
     store: TrajectoryStore,
     episodes: Int[np.ndarray, " chosen"],
@@ -75,7 +75,8 @@ def distance_stage(
     """Fit `head` by one-step backups d(s, g) <= 1 + d(s', g) along the logged transitions.
 
     A transition that arrives at its goal costs one step; a hindsight goal k steps ahead costs at most k.
-    A step is `stride` rows.
+    A step is `stride` rows. Members of an ensemble are all taught what their target networks say together:
+    the pessimistic distance.
     """
     windows = store.windows(3, 0, episodes=episodes, stride=stride)
     triples = windows.rows(np.arange(len(windows)))
@@ -105,7 +106,7 @@ def distance_stage(
             backup = 1 + target_head(after, after - now, goal)
             target = torch.minimum(backup, torch.from_numpy(bounds).float()).clamp(max=config.max_steps)
             target[torch.from_numpy(goal_rows == triples[chosen, 2])] = 1.0
-        error = target - head(now, now - before, goal)
+        error = target - said_apart(head, now, now - before, goal)
         weight = torch.where(error < 0, 1 - config.expectile, config.expectile)
         relative = error / (1 + target).sqrt()
         return {"distance": (weight * relative.square()).mean()}

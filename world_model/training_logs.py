@@ -25,7 +25,8 @@ def check_logs(store: TrajectoryStore, config: TrainConfig) -> None:
         ValueError: a column or a setting is missing, or episodes are too few or too short.
     """
     felt = ["proprio"] if config.proprio else []
-    for column in (*config.views, *felt, "action"):
+    rewarded = ["reward"] if config.model.reward_width else []
+    for column in (*config.views, *felt, *rewarded, "action"):
         if not store.rows_with(column).all():
             raise ValueError(f"some of the logs have no column {column!r}; all of them need it")
     for key in ("env", "frame_skip", "image_size"):

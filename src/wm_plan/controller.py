@@ -10,7 +10,9 @@ from omegaconf import DictConfig, OmegaConf
 from wm_plan.planners import (
     MPC,
     ControlCost,
+    Disagreement,
     GoalDistance,
+    PredictedReward,
     RateCost,
     Stillness,
     TemporalDistance,
@@ -78,7 +80,16 @@ def make_objective(model: CompactWorldModel | TokenWorldModel, config: Objective
         "control_cost": ControlCost(),
         "rate_cost": RateCost(),
         "stillness": Stillness(),
+        "disagreement": Disagreement(),
     }
+    rewarded: Any = model if getattr(model, "reward", None) is not None else None
+    if rewarded is not None:
+        terms["predicted_reward"] = PredictedReward(rewarded.predicted_reward)
+    elif config.predicted_reward:
+        raise ValueError(
+            "objective.predicted_reward needs a model with a reward head, and this one has none: train it "
+            "with model.reward_width=128 on logs with a column 'reward'"
+        )
     weighted: list[Term] = []
     for name, term in terms.items():
         weight = float(getattr(config, name))

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tests.worlds import UNIT_BOX, PointEnv, PointWorld, picture
-from wm_plan.planners import MPC, GoalDistance, make_planner
+from wm_plan.planners import MPC, Disagreement, GoalDistance, make_planner
 
 
 def make(model=None, planner="cem", planner_overrides=None, **overrides):
@@ -243,3 +243,31 @@ def test_the_cost_function_of_a_row_gives_the_cost_its_plan_was_chosen_by():
     for row in (0, 1):
         cost = controller.cost_fn(row)(plan.actions[row].view(1, 1, 4, 2)).cost
         torch.testing.assert_close(cost[0, 0], plan.cost[row])
+
+
+class Disagreeing(PointWorld):
+    """An ensemble of two whose members are apart to the right of the middle line."""
+
+    num_members = 2
+
+    def rollout_members(self, context, actions):
+        mean = self.rollout(context, actions)
+        apart = mean[..., :1].clamp(min=0) * torch.tensor([1.0, 0.0])
+        return torch.stack([mean - apart, mean + apart], dim=2)
+
+
+def test_disagreement_keeps_plans_to_where_the_members_know():
+    planner = make_planner("cem", UNIT_BOX, horizon=4, num_samples=128, num_iterations=6)
+    ends = []
+    for objective in (GoalDistance(reduce="sum"), GoalDistance(reduce="sum") + 10 * Disagreement()):
+        controller = MPC(Disagreeing(), planner, objective)
+        controller.set_goal(picture([0.5, 0.5]))
+        ends.append(drive(controller, PointEnv(np.array([-0.4, -0.4])), 12))
+    np.testing.assert_allclose(ends[0], [0.5, 0.5], atol=0.03)
+    # sum of (x - .5) ** 2 + 10 x ** 2: smallest at .5 / 11
+    np.testing.assert_allclose(ends[1], [0.045, 0.5], atol=0.03)
+
+
+def test_a_model_that_is_no_ensemble_cannot_disagree():
+    with pytest.raises(ValueError, match=r"needs an ensemble, .* train one with model.ensemble=3"):
+        MPC(PointWorld(), make_planner("cem", UNIT_BOX), GoalDistance() + Disagreement())

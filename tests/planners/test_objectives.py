@@ -8,7 +8,9 @@ from wm_plan.planners import (
     MPPI,
     Constraint,
     ControlCost,
+    Disagreement,
     GoalDistance,
+    PredictedReward,
     RateCost,
     Stillness,
     TemporalDistance,
@@ -38,6 +40,8 @@ def cost(objective):
         (Stillness(), [1, 4]),
         (Stillness(steps=2), [2, 5]),
         (TerminalValue(lambda imagined, goal: imagined[:, :, -1, 1]), [1, 4]),
+        (PredictedReward(lambda imagined: imagined[..., 0].sum(dim=2)), [-5, 0]),
+        (Disagreement(), [0, 0]),
         (Constraint(lambda imagined: imagined[..., 1] - 1, weight=2.0), [0, 8]),
         (Constraint(lambda imagined: imagined[..., 1] - 1), [0, 0]),
         (GoalDistance("l1") + 2 * ControlCost() + RateCost() * 0.5, [1 + 18 + 0.5, 4 + 4 + 2.5]),
@@ -131,3 +135,17 @@ def test_only_terms_and_numbers_compose():
         GoalDistance() + 3
     with pytest.raises(TypeError):
         GoalDistance() * "two"
+
+
+def test_disagreement_is_the_variance_of_the_members_whatever_stands_beside_it():
+    apart = torch.tensor([0.0, 2.0]).view(
+        1, 1, 2, 1, 1
+    )  # two members, 2 apart in both numbers: a variance of 1
+    members = IMAGINED.unsqueeze(2) + apart * torch.tensor([[[0.0]], [[1.0]]]).view(1, 2, 1, 1, 1)
+    objective = GoalDistance("l1") + 3 * Disagreement()
+    told = objective.evaluate(IMAGINED, ACTIONS, GOAL, members)
+    assert told.cost[0].tolist() == pytest.approx([1, 4 + 3 * 3 * 2])
+    assert objective.evaluate(IMAGINED, ACTIONS, GOAL).cost[0].tolist() == pytest.approx([1, 4])
+    assert GoalDistance("l1").evaluate(IMAGINED, ACTIONS, GOAL, members).cost[0].tolist() == pytest.approx(
+        [1, 4]
+    )

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from tests.dot_world import RECIPE
-from wm_plan.world_model.compact import CompactConfig, DistanceHead
+from wm_plan.world_model.compact_config import CompactConfig, DistanceKind
+from wm_plan.world_model.distance_heads import make_distance
 from wm_plan.world_model.store import TrajectoryStore
 from wm_plan.world_model.store_writer import StoreWriter
 from wm_plan.world_model.temporal_distance import DistanceConfig, train_distance
@@ -38,12 +39,13 @@ def latent_of(cells: np.ndarray | torch.Tensor) -> torch.Tensor:
     return (torch.as_tensor(cells, dtype=torch.float32) - LENGTH / 2) / (LENGTH / 4)
 
 
-def make_head() -> DistanceHead:
+def make_head(kind: DistanceKind = DistanceKind.mlp, members: int = 1) -> torch.nn.Module:
     torch.manual_seed(0)
-    return DistanceHead(CompactConfig(latent_dim=1, distance_width=64))
+    sizes = {"distance_width": 64, "distance_kind": kind, "distance_members": members}
+    return make_distance(CompactConfig(latent_dim=1, **sizes))
 
 
-def distances(head: DistanceHead) -> np.ndarray:
+def distances(head: torch.nn.Module) -> np.ndarray:
     """From each cell, coming from the left, to each cell."""
     cells = torch.arange(LENGTH).float()
     here, goal = latent_of(cells[:, None, None]), latent_of(cells[None, :, None])
@@ -54,9 +56,10 @@ def distances(head: DistanceHead) -> np.ndarray:
         ).numpy()
 
 
-def test_the_distance_on_a_line_is_the_number_of_steps(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind, members", [("mlp", 1), ("mlp", 3), ("quasimetric", 1)])
+def test_the_distance_on_a_line_is_the_number_of_steps(kind: str, members: int, tmp_path: Path) -> None:
     store = write_line(tmp_path / "line")
-    head, told = make_head(), []
+    head, told = make_head(DistanceKind(kind), members), []
     config = DistanceConfig(
         num_steps=900, batch_size=256, learning_rate=3e-3, target_rate=0.05, max_steps=40.0, log_every=300
     )
