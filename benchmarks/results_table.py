@@ -1,23 +1,27 @@
-"""The README's measured table, from the JSON that wm-eval and plan_latency.py printed.
+"""The measured tables of README and docs/results.md, from the JSON that wm-eval and plan_latency.py printed.
 
-python benchmarks/results_table.py prints it; with --write README.md it replaces what stands there between
-the markers. Every number in it comes from docs/results/*.json, which `make results` makes.
+python benchmarks/results_table.py prints the README's, with --full that of docs/results.md; --write FILE puts
+it between the markers of a file. Every number in them comes from docs/results/*.json, which `make results`
+makes.
 """
 
 import argparse
 import json
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- results -->", "<!-- end of results -->"
-TASKS = ("reacher", "point_mass", "two_room")
+TASKS = ("reacher", "point_mass", "two_room", "push_t", "pusher", "cartpole", "cube_reach", "cube_push")
 PROTOCOLS = ("near", "far")
 POLICIES = {
     "planner": "**world model + {planner}**",
     "physics": "true physics + {planner}",
     "rl": "RL from state (SAC + HER)",
+    "rl_latent": "RL from latents (SAC + HER)",
+    "gcbc": "behaviour cloning (GCBC)",
     "random": "random actions",
     "hold": "doing nothing",
 }
@@ -27,6 +31,16 @@ PLANNERS = {
     "mppi": "MPPI",
     "ps": "predictive sampling",
     "gradient": "gradient",
+}
+SHOWN_PLANNER = "cem"
+"""Whose row stands for the world model in the README's table: the default."""
+SHORT = {
+    "planner": "**world model, planned**",
+    "rl": "RL, true state",
+    "rl_latent": "RL, latents",
+    "gcbc": "behaviour cloning",
+    "physics": "true physics, planned",
+    "random": "random",
 }
 COLUMNS = (
     "task",
@@ -41,45 +55,116 @@ COLUMNS = (
 Result = dict[str, Any]
 
 
-def results_table(results: list[Result]) -> str:
-    """Markdown of all rows, what they were learned from, and how long a replan takes.
+def short_table(results: list[Result]) -> str:
+    """The README's markdown: one line a task and kind of goals, whoever was measured side by side.
 
     Raises:
         ValueError: there is no row.
     """
-    evaluations = [result for result in results if "rows" in result]
-    rows = [row for result in evaluations for row in result["rows"]]
+    rows = [row for row in plain_rows(results) if stands_for(row)]
     if not rows:
         raise ValueError("no results were found; make some with: make results")
-    rows.sort(key=order)
-    lines = [f"| {' | '.join(COLUMNS)} |", "|---|---|---|---:|---:|---:|---:|"]
-    for row in rows:
-        lines += table_lines(row)
-    seeds = ", ".join(sorted({str(result["seed"]) for result in evaluations}))
-    threads = ", ".join(sorted({str(result["threads"]) for result in evaluations}))
-    versions = evaluations[0]["versions"]
-    lines += [
-        "",
-        f"Seed {seeds}; CPU threads: {threads}; torch {versions['torch']}, mujoco {versions['mujoco']}.",
+    cells = {(row["env"], row["protocol"], row["policy"]): row for row in rows}
+    policies = [policy for policy in SHORT if any(row["policy"] == policy for row in rows)]
+    lines = [
+        f"| task | goals, env steps | {' | '.join(SHORT[policy] for policy in policies)} |",
+        f"|---|---|{'---:|' * len(policies)}",
     ]
-    lines += [f"- {line}" for line in learned_from(rows)]
-    lines += [f"- {latency_line(result)}" for result in results if "times_ms" in result]
+    for env in sorted({row["env"] for row in rows}, key=task_place):
+        for protocol in PROTOCOLS:
+            found = [cells.get((env, protocol, policy)) for policy in policies]
+            budgets = {row["budget"] for row in found if row is not None}
+            if budgets:
+                told = " | ".join("" if row is None else short_rates(row) for row in found)
+                lines.append(f"| {env} | {protocol}, {max(budgets)} | {told} |")
+    episodes = sorted({row["episodes"] for row in rows})
+    lines += ["", f"{' or '.join(map(str, episodes))} episodes a cell. {circumstances(results)}"]
     return "\n".join(lines)
 
 
-def order(row: Result) -> tuple[int, int, int, int]:
+def full_table(results: list[Result]) -> str:
+    """The markdown of docs/results.md: all rows, robustness, what was learned from, how long a replan takes.
+
+    Raises:
+        ValueError: there is no row.
+    """
+    rows = plain_rows(results)
+    if not rows:
+        raise ValueError("no results were found; make some with: make results")
+    lines = [f"| {' | '.join(COLUMNS)} |", "|---|---|---|---:|---:|---:|---:|"]
+    for row in rows:
+        lines += table_lines(row)
+    lines += ["", circumstances(results)]
+    lines += [f"- {line}" for line in learned_from(rows)]
+    lines += [f"- {latency_line(result)}" for result in results if "times_ms" in result]
+    return "\n".join([*lines, *robust_table(results)])
+
+
+def robust_table(results: list[Result]) -> list[str]:
+    """Lines of what each change costs each task's world model; none where nothing was measured."""
+    rows = [row for row in all_rows(results) if row["protocol"] == "robust" and stands_for(row)]
+    rows = [row for row in rows if row["policy"] == "planner"]
+    if not rows:
+        return []
+    tasks = sorted({row["env"] for row in rows}, key=task_place)
+    cells = {(row["env"], row["change"]): row for row in rows}
+    plain = [cells[env, None] for env in tasks if (env, None) in cells]
+    heads = [
+        f"{row['env']}, {row['goals']}: reached, % (interval) | lost, points (interval)" for row in plain
+    ]
+    lines = ["", "### One thing changed", ""]
+    lines += [f"| change | {' | '.join(heads)} | amount |", f"|---|{'---:|---:|' * len(plain)}---|"]
+    changes = dict.fromkeys(row["change"] for row in sorted(rows, key=lambda row: row["change"] is not None))
+    for change in changes:
+        found = [cells.get((row["env"], change)) for row in plain]
+        amount = next((row["amount"] for row in found if row is not None), "")
+        told = " | ".join(" | " if row is None else robust_rates(row) for row in found)
+        lines.append(f"| {change or 'plain'} | {told} | {amount or ''} |")
+    counts = sorted({row["episodes"] for row in rows})
+    return [
+        *lines,
+        "",
+        f"{' or '.join(map(str, counts))} episodes a cell, the same trials in all of a column.",
+    ]
+
+
+def robust_rates(row: Result) -> str:
+    """Reached and lost of a changed row."""
+    lost = "" if row["loss"] is None else percent(row["loss"], row["loss_ci95"])
+    return f"{percent(row['success_rate'], row['ci95'])} | {lost}"
+
+
+def all_rows(results: Iterable[Result]) -> list[Result]:
+    """Every row of every evaluation."""
+    return [row for result in results for row in result.get("rows", [])]
+
+
+def plain_rows(results: Iterable[Result]) -> list[Result]:
+    """The rows in which nothing is changed, in the order in which they are shown."""
+    return sorted((row for row in all_rows(results) if row["protocol"] in PROTOCOLS), key=order)
+
+
+def stands_for(row: Result) -> bool:
+    """Whether a row is the one of its policy that short tables show."""
+    planner = row["settings"].get("planner", SHOWN_PLANNER)
+    return row["policy"] in SHORT and planner == SHOWN_PLANNER and not goal_note(row)
+
+
+def order(row: Result) -> tuple[Any, ...]:
     """Where a row stands in the table."""
-    return (
-        TASKS.index(row["env"]),
-        PROTOCOLS.index(row["protocol"]),
-        list(POLICIES).index(row["policy"]),
-        int(bool(goal_note(row))),
-    )
+    policy = list(POLICIES).index(row["policy"]) if row["policy"] in POLICIES else len(POLICIES)
+    return (*task_place(row["env"]), PROTOCOLS.index(row["protocol"]), policy, int(bool(goal_note(row))))
+
+
+def task_place(env: str) -> tuple[int, str]:
+    """Where a task stands among all; others than ours come last."""
+    return (TASKS.index(env) if env in TASKS else len(TASKS), env)
 
 
 def table_lines(row: Result) -> list[str]:
     """One line of a row, and one more for each kind of goal."""
-    name = POLICIES[row["policy"]].format(planner=PLANNERS.get(row["settings"].get("planner", ""), ""))
+    given = POLICIES.get(row["policy"], row["policy"])
+    name = given.format(planner=PLANNERS.get(row["settings"].get("planner", ""), ""))
     times = (
         "" if row["plan_ms_p50"] is None else f"{number(row['plan_ms_p50'])} / {number(row['plan_ms_p99'])}"
     )
@@ -107,6 +192,16 @@ def rates(counts: Result) -> list[str]:
     return [str(counts["episodes"]), percent(counts["success_rate"], counts["ci95"]), held]
 
 
+def short_rates(row: Result) -> str:
+    """Reached, and held where it is measured, over their intervals in small print."""
+    parts = [(row["success_rate"], row["ci95"])]
+    if row["held_rate"] is not None:
+        parts.append((row["held_rate"], row["held_ci95"]))
+    told = " / ".join(f"{100 * rate:.0f}" for rate, _ in parts)
+    ends = " / ".join(f"{100 * low:.0f}–{100 * high:.0f}" for _, (low, high) in parts)
+    return f"{f'**{told}**' if row['policy'] == 'planner' else told}<br><sub>{ends}</sub>"
+
+
 def percent(rate: float, interval: list[float]) -> str:
     """A rate with its interval, in per cent."""
     return f"{100 * rate:.0f} ({100 * interval[0]:.0f} to {100 * interval[1]:.0f})"
@@ -115,6 +210,15 @@ def percent(rate: float, interval: list[float]) -> str:
 def number(value: float) -> str:
     """Milliseconds with two digits that count."""
     return f"{value:.2g}" if value < 10 else f"{value:.0f}"
+
+
+def circumstances(results: list[Result]) -> str:
+    """Seeds, threads and versions."""
+    evaluations = [result for result in results if "rows" in result]
+    seeds = ", ".join(sorted({str(result["seed"]) for result in evaluations}))
+    threads = ", ".join(sorted({str(result["threads"]) for result in evaluations}))
+    versions = evaluations[0]["versions"]
+    return f"Seed {seeds}; CPU threads: {threads}; torch {versions['torch']}, mujoco {versions['mujoco']}."
 
 
 def learned_from(rows: list[Result]) -> list[str]:
@@ -130,9 +234,10 @@ def learned_from(rows: list[Result]) -> list[str]:
                 f"{row['env']}'s world model: {episodes:,} logged episodes{logged}, "
                 f"trained in {training['seconds'] / 60:.0f} min."
             ] = None
-        if row["policy"] == "rl":
+        if "env_steps" in training and "wall_seconds" in training:
+            kind = POLICIES.get(row["policy"], row["policy"])
             lines[
-                f"{row['env']}'s RL policy: {training['env_steps']:,} env steps, "
+                f"{row['env']}, {kind}: {training['env_steps']:,} env steps, "
                 f"trained in {training['wall_seconds'] / 60:.0f} min."
             ] = None
     return list(lines)
@@ -165,7 +270,7 @@ def parts(text: str) -> tuple[str, str, str]:
 
 
 def main() -> None:
-    """Print the table, or put it in its place."""
+    """Print a table, or put it in its place."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -176,10 +281,12 @@ def main() -> None:
         default=sorted((ROOT / "docs" / "results").glob("*.json")),
         help="JSON files (docs/results/*.json)",
     )
-    parser.add_argument("--write", type=Path, metavar="README", help="replace the table in this file")
+    parser.add_argument("--full", action="store_true", help="every row, as in docs/results.md")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="replace the table in this file")
     flags = parser.parse_args()
+    make: Callable[[list[Result]], str] = full_table if flags.full else short_table
     try:
-        table = results_table([json.loads(path.read_text(encoding="utf-8")) for path in flags.results])
+        table = make([json.loads(path.read_text(encoding="utf-8")) for path in flags.results])
         if flags.write is None:
             print(table)
             return

@@ -124,22 +124,39 @@ class GoalLook(StrEnum):
     """As the simulator does when nobody changes a setting: shadows on, the task's own target visible."""
 
 
+class RobustGoals(StrEnum):
+    """How the trials of the robust protocol are drawn."""
+
+    near = "near"
+    far = "far"
+
+
 @dataclass
 class EvalConfig(ControllerConfig):
     """Many episodes of several policies: what wm-eval composes."""
 
     protocols: list[str] = field(default_factory=lambda: ["near"])
-    """near, far."""
+    """near, far, robust."""
+    changes: list[str] = field(default_factory=list)
+    """Of the robust protocol, names in `wm_plan.evaluation.changes.CHANGES`; none is all of them."""
+    robust_goals: RobustGoals = RobustGoals.far
+    """Far goals must be steered to all the way and held; near ones are quick, some are met by drifting."""
     policies: list[str] = field(default_factory=lambda: ["planner", "random", "hold"])
     """Names in `wm_plan.evaluation.contestants.POLICIES`: all on the same starts and goals."""
     episodes: int = 100
-    batch_size: int = 50
-    """Episodes planned together; it bounds memory and decides no outcome."""
+    batch_size: int = 25
+    """Episodes planned together, and resumed as a whole; it decides no outcome, but for rounding."""
+    workers: int = 1
+    """Processes; each has `threads` threads."""
     plans_timed: int = 100
     """Replans of one environment alone, of which a row gives the times; 0 takes none."""
     goal_look: GoalLook = GoalLook.plain
     goal_size: int | None = None
     """Height and width of goal pictures [px]; null is as observations have it."""
+    report: bool = True
+    """Also write report.html, and record what it shows."""
+    videos: int = 2
+    """Successes that the report shows of each policy, and failures."""
     physics: PhysicsConfig = field(default_factory=PhysicsConfig)
     rl: str | None = None
     """Folders of RL baselines, parted by commas; null is the shipped one of the task."""
@@ -151,7 +168,7 @@ class EvalConfig(ControllerConfig):
             ValueError: naming what was given and what is allowed.
         """
         super().__post_init__()
-        check_minimum(self, episodes=1, batch_size=1, plans_timed=0)
+        check_minimum(self, episodes=1, batch_size=1, plans_timed=0, workers=1, videos=0)
         if not self.protocols or not self.policies:
             raise ValueError(
                 "protocols and policies must name at least one each; give --protocol and --policy"

@@ -15,11 +15,14 @@ from PIL import Image
 
 import wm_plan
 from wm_plan.configuration import compose
+from wm_plan.evaluation.changes import CHANGES
 from wm_plan.planners import planner_names
 from wm_plan.world_model import predictor_names
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+RESULTS = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+EVALUATION = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
 WEIGHTS = (ROOT / "docs" / "weights.md").read_text(encoding="utf-8")
 SCRIPTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
 GOALS = {"reacher": "1.2,1.0", "point_mass": "-0.18,0.15", "two_room": "-0.3,-0.2"}
@@ -43,6 +46,16 @@ def shell_lines(text: str) -> list[str]:
 
 def test_the_readme_has_the_table_that_the_measurements_give() -> None:
     assert table_in(README) == run_benchmark("results_table.py").strip()
+
+
+def test_the_docs_have_every_row_that_was_measured() -> None:
+    assert table_in(RESULTS) == run_benchmark("results_table.py", "--full").strip()
+
+
+def test_the_docs_name_every_change_and_its_amount() -> None:
+    listed = EVALUATION.partition("<!-- changes -->")[2].partition("<!-- end of changes -->")[0]
+    rows = [line for line in listed.splitlines() if line.startswith("| `") and "--changes" not in line]
+    assert rows == [f"| `{change.name}` | {change.amount} |" for change in CHANGES.values()]
 
 
 def test_the_docs_have_the_table_that_the_shipped_weights_give() -> None:
@@ -86,7 +99,7 @@ def test_goal_pictures_are_what_the_readme_says_made_them(name: str) -> None:
     env.close()
 
 
-@pytest.mark.parametrize("text", [README, WEIGHTS], ids=["README", "weights"])
+@pytest.mark.parametrize("text", [README, WEIGHTS, EVALUATION], ids=["README", "weights", "evaluation"])
 def test_every_command_in_the_documents_is_understood(text: str) -> None:
     commands = [line for line in shell_lines(text) if line.startswith("wm-")]
     commands += re.findall(r"`(wm-\w+ -[^`]+)`", text.replace("\n", " "))
@@ -101,7 +114,8 @@ def test_every_command_in_the_documents_is_understood(text: str) -> None:
 
 
 def test_links_in_the_documents_lead_somewhere() -> None:
-    for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "docs" / "weights.md"):
+    docs = [ROOT / "docs" / f"{name}.md" for name in ("weights", "results", "evaluation")]
+    for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *docs):
         for target in re.findall(r"\]\(([^)#\s]+)", path.read_text(encoding="utf-8")):
             if not target.startswith("https://"):
                 assert (path.parent / target).exists(), f"{path.name}: {target}"

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import json
 import re
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -28,6 +27,7 @@ from wm_plan.envs.rollout import LOOK_PERIOD
 from wm_plan.logging_policies import LoggingPolicies
 from wm_plan.policy_language import parse_policies
 from wm_plan.rollout_workers import Staged, episode_seed, open_env, roll_out, staged_by_processes
+from wm_plan.worker_processes import stop_on_interrupt
 from wm_plan.world_model.store_share import StoreShare
 from wm_plan.world_model.store_writer import StoreWriter
 
@@ -279,7 +279,7 @@ class _Watch:
         self._on_progress(num_finished, 0)
         if not missing:
             return
-        with _stop_on_interrupt() as stop, closing(staged(missing, stop)) as indices:
+        with stop_on_interrupt() as stop, closing(staged(missing, stop)) as indices:
             for index in indices:
                 if index is None:
                     self._start = time.perf_counter()
@@ -312,22 +312,3 @@ def _checked_factors(text: str, env: CameraEnv) -> FactorRanges:
         env.set_physics(ranges.sample(np.random.default_rng(0)).physics)
         env.set_physics(None)
     return ranges
-
-
-@contextmanager
-def _stop_on_interrupt() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C sets; the second raises KeyboardInterrupt as ever."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def note(*_: object) -> None:
-        stop.set()
-        signal.signal(signal.SIGINT, before)
-
-    before = signal.signal(signal.SIGINT, note)
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGINT, before)

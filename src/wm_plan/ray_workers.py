@@ -12,7 +12,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from wm_plan.rollout_workers import POLL_SECONDS, EpisodeMaker, Staged
+from wm_plan.rollout_workers import EpisodeMaker, Staged
+from wm_plan.worker_processes import POLL_SECONDS
 from wm_plan.world_model.manifest import write_atomically
 from wm_plan.world_model.store_writer import STAGING, stage_episode, staged_episodes
 

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import signal
 import sys
 import threading
-import traceback
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
-from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,14 +16,12 @@ import numpy as np
 from wm_plan.envs import PLAIN, LookRanges, make, sample_look, sample_renderer_look
 from wm_plan.envs.factors import FactorRanges
 from wm_plan.logging_policies import LoggingPolicies
+from wm_plan.worker_processes import run_in_processes
 from wm_plan.world_model.store_writer import stage_episode
 
 if TYPE_CHECKING:
     from wm_plan.envs import Episode
     from wm_plan.envs.camera_env import CameraEnv
-
-POLL_SECONDS = 0.2
-_GOODBYE_SECONDS = 30.0
 
 Staged = Generator[int | None, None, None]
 """None once, when the first worker is ready; then the index of each episode that is staged."""
@@ -111,83 +105,16 @@ def staged_by_processes(
     Raises:
         ValueError: an episode cannot be made, or a worker was killed.
     """
-    todo = iter(indices)
-    context = multiprocessing.get_context("spawn")
-    workers: dict[Connection, Any] = {}
-    for _ in range(min(num_workers, len(indices))):
-        ours, theirs = context.Pipe()
-        process = context.Process(target=_work, args=(theirs, root, recipe), daemon=True)
-        with _interrupts_ignored():
-            process.start()
-        theirs.close()
-        workers[ours] = process
-    started = False
-    try:
-        while workers:
-            for connection in wait(list(workers), timeout=POLL_SECONDS):
-                assert isinstance(connection, Connection)
-                answer = _receive(connection, workers[connection])
-                if not started:
-                    yield None
-                    started = True
-                if answer is not None:
-                    yield answer
-                task = None if stop.is_set() else next(todo, None)
-                connection.send(task)
-                if task is None:
-                    workers.pop(connection).join(_GOODBYE_SECONDS)
-                    connection.close()
-    finally:
-        for connection, process in workers.items():
-            process.terminate()
-            process.join()
-            connection.close()
-
-
-def _receive(connection: Connection, process: Any) -> int | None:  # noqa: ANN401
-    """What a worker says: None when it is ready, else the index of a finished episode."""
-    try:
-        kind, value = connection.recv()
-    except (EOFError, ConnectionError):
-        process.join(_GOODBYE_SECONDS)
-        raise ValueError(
-            f"a worker process died (exit code {process.exitcode}; -9 is often a lack of memory); "
-            "use fewer workers and resume"
-        ) from None
-    if kind == "refused":
-        raise ValueError(value)
-    if kind == "failed":
-        raise RuntimeError(f"a worker failed:\n{value}")
-    return value
-
-
-def _work(connection: Connection, root: Path, recipe: dict[str, Any]) -> None:
-    """The body of a worker process; it ends when told so, and when the parent is gone."""
-    try:
-        maker = EpisodeMaker(recipe)
-        try:
-            connection.send(("finished", None))
-            while (index := connection.recv()) is not None:
-                stage_episode(root, index, maker.columns(index))
-                connection.send(("finished", index))
-        finally:
-            maker.close()
-    except (EOFError, ConnectionError):
-        return
-    except ValueError as error:
-        connection.send(("refused", str(error)))
-    except Exception:
-        connection.send(("failed", traceback.format_exc()))
+    return run_in_processes(partial(_stager, root, recipe), indices, num_workers, stop)
 
 
 @contextmanager
-def _interrupts_ignored() -> Iterator[None]:
-    """Let a process that starts now ignore Ctrl-C, which the terminal sends to it as well."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+def _stager(root: Path, recipe: dict[str, Any]) -> Iterator[Callable[[int], int]]:
+    """What a worker process does with an index: roll the episode out, and stage it."""
+    with closing(EpisodeMaker(recipe)) as maker:
+
+        def stage(index: int) -> int:
+            stage_episode(root, index, maker.columns(index))
+            return index
+
+        yield stage

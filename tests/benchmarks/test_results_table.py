@@ -7,7 +7,7 @@ import pytest
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "results_table.py"
 script = runpy.run_path(str(SCRIPT))
-results_table, parts = script["results_table"], script["parts"]
+full_table, short_table, parts = script["full_table"], script["short_table"], script["parts"]
 
 
 def make_row(**changes) -> dict:
@@ -33,7 +33,7 @@ def make_result(*rows: dict) -> dict:
 
 
 def test_a_row_gives_rates_in_per_cent_with_their_intervals() -> None:
-    lines = results_table([make_result(make_row())]).splitlines()
+    lines = full_table([make_result(make_row())]).splitlines()
     assert lines[2] == "| reacher | near, 50 | **world model + CEM** | 100 | 93 (86 to 97) |  | 82 / 127 |"
     assert lines[-1] == "Seed 1000; CPU threads: 1; torch 2.13, mujoco 3.17."
 
@@ -45,7 +45,7 @@ def test_rows_stand_by_task_then_goals_then_who_acts_whatever_the_files_order() 
         make_row(policy="random", settings={}),
         make_row(),
     ]
-    lines = results_table([make_result(row) for row in rows]).splitlines()[2:6]
+    lines = full_table([make_result(row) for row in rows]).splitlines()[2:6]
     assert [line.split(" | ")[:3] for line in lines] == [
         ["| reacher", "near, 50", "**world model + CEM**"],
         ["| reacher", "near, 50", "random actions"],
@@ -62,26 +62,68 @@ def test_kinds_of_goals_have_lines_of_their_own() -> None:
         "held_rate": 0.25,
         "held_ci95": [0.15, 0.39],
     }
-    text = results_table([make_result(make_row(groups={"other room": group}))])
+    text = full_table([make_result(make_row(groups={"other room": group}))])
     assert "|  |  | of these: other room | 48 | 50 (36 to 64) | 25 (15 to 39) |  |" in text
 
 
 def test_another_look_of_the_goal_is_said() -> None:
     row = make_row(settings={"planner": "cem", "goal_look": "default", "goal_size": 480})
-    text = results_table([make_result(row)])
+    text = full_table([make_result(row)])
     assert "**world model + CEM**; goal pictures: simulator's own look, 480 px" in text
 
 
 def test_what_was_learned_from_is_counted_in_env_steps() -> None:
     recipe = {"num_steps": 40, "frame_skip": 4}
     training = {"episodes": {"train": 950, "held_out": 50}, "data": [recipe], "seconds": 480}
-    text = results_table([make_result(make_row(settings={"planner": "cem", "training": training}))])
+    text = full_table([make_result(make_row(settings={"planner": "cem", "training": training}))])
     assert "- reacher's world model: 1,000 logged episodes (160,000 env steps), trained in 8 min." in text
 
 
+def test_the_short_table_has_a_line_a_task_and_kind_of_goals_with_everyone_side_by_side() -> None:
+    held = {"held_rate": 0.9, "held_ci95": [0.825, 0.945]}
+    rows = [
+        make_row(),
+        make_row(settings={"planner": "icem"}, success_rate=0.5),
+        make_row(settings={"planner": "cem", "goal_size": 480}, success_rate=0.5),
+        make_row(policy="hold", settings={}),
+        make_row(protocol="far", budget=200, **held),
+        make_row(env="push_t", policy="gcbc", settings={}, success_rate=0.61, ci95=[0.512, 0.7]),
+        make_row(env="push_t", policy="rl_latent", settings={}, success_rate=1.0, ci95=[0.963, 1.0]),
+    ]
+    lines = short_table([make_result(*rows)]).splitlines()
+    assert (
+        lines[0] == "| task | goals, env steps | **world model, planned** | RL, latents | behaviour cloning |"
+    )
+    assert lines[2] == "| reacher | near, 50 | **93**<br><sub>86–97</sub> |  |  |"
+    assert lines[3] == "| reacher | far, 200 | **93 / 90**<br><sub>86–97 / 82–94</sub> |  |  |"
+    assert lines[4] == "| push_t | near, 50 |  | 100<br><sub>96–100</sub> | 61<br><sub>51–70</sub> |"
+    assert lines[6].startswith("100 episodes a cell. Seed 1000;")
+
+
+def test_every_change_has_a_line_with_what_it_costs_each_task() -> None:
+    rows = [
+        make_row(
+            protocol="robust", goals="far", change=change, amount=amount, loss=loss, loss_ci95=ends, env=env
+        )
+        for env in ("push_t", "reacher")
+        for change, amount, loss, ends in (
+            (None, None, None, None),
+            ("mass", "x 2", 0.1, [0.02, 0.2]),
+        )
+    ]
+    lines = full_table([make_result(make_row(), *rows)]).splitlines()
+    start = lines.index("### One thing changed")
+    assert [line.split(" | ")[1] for line in lines[start + 2 : start + 3]] == [
+        "reacher, far: reached, % (interval)"
+    ]
+    assert lines[start + 4] == "| plain | 93 (86 to 97) |  | 93 (86 to 97) |  |  |"
+    assert lines[start + 5] == "| mass | 93 (86 to 97) | 10 (2 to 20) | 93 (86 to 97) | 10 (2 to 20) | x 2 |"
+
+
 def test_no_results_and_no_markers_are_refused() -> None:
-    with pytest.raises(ValueError, match="no results were found"):
-        results_table([{"times_ms": {}}])
+    for table in (full_table, short_table):
+        with pytest.raises(ValueError, match="no results were found"):
+            table([{"times_ms": {}}])
     with pytest.raises(ValueError, match="markers"):
         parts("nothing here")
     assert parts("a<!-- results -->\nb\n<!-- end of results -->c") == ("a", "b", "c")

@@ -1,6 +1,10 @@
 """wm-eval from the outside: its rows, its files, and what it refuses."""
 
+import csv
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -15,7 +19,13 @@ from wm_plan.world_model.metadata import ModelMetadata
 
 ROW = {"env", "protocol", "policy", "episodes", "successes", "success_rate", "ci95", "held_rate", "held_ci95"}
 ROW |= {"plan_ms_p50", "plan_ms_p99", "encode_ms_p50", "seconds", "threads", "groups", "budget", "settings"}
-QUICK = ("planner.num_samples=8", "planner.num_elites=2", "planner.num_iterations=1", "plans_timed=3")
+QUICK = (
+    "planner.num_samples=8",
+    "planner.num_elites=2",
+    "planner.num_iterations=1",
+    "plans_timed=3",
+    "--no-report",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -42,8 +52,8 @@ def evaluated(capfd: pytest.CaptureFixture, *argv: str) -> dict:
 
 
 def test_policies_stand_side_by_side_on_the_same_starts_and_goals(capfd: pytest.CaptureFixture) -> None:
-    argv = ("--env", "two_room", "--protocol", "near,far", "--policy", "random,hold", "--episodes", "6")
-    result = evaluated(capfd, *argv, "--seed", "4", "--out", "here")
+    argv = ("--env", "two_room", "--protocol", "near,far", "--policy", "random,hold", "--no-report")
+    result = evaluated(capfd, *argv, "--episodes", "6", "--seed", "4", "--out", "here")
     assert [(row["protocol"], row["policy"]) for row in result["rows"]] == [
         ("near", "random"),
         ("near", "hold"),
@@ -97,6 +107,7 @@ def test_every_planner_and_every_model_has_rows_of_its_own(capfd: pytest.Capture
     assert with_elites == WRONG_INPUT
     assert "with --planner mppi: unknown override 'planner.num_elites=2'" in capfd.readouterr().err
     quick = ("planner.num_samples=32", "planner.num_iterations=1", "physics.num_samples=8", "plans_timed=1")
+    quick += ("--no-report",)
     rows = evaluated(capfd, *argv, *quick)["rows"]
     assert [(row["policy"], row["name"]) for row in rows] == [
         ("planner", "planner: one, cem"),
@@ -113,7 +124,7 @@ def test_every_planner_and_every_model_has_rows_of_its_own(capfd: pytest.Capture
 
 
 def test_the_true_physics_planner_says_what_it_changed(capfd: pytest.CaptureFixture) -> None:
-    argv = ("--env", "reacher", "--policy", "physics", "--planner", "mppi", "--episodes", "2")
+    argv = ("--env", "reacher", "--policy", "physics", "--planner", "mppi", "--episodes", "2", "--no-report")
     (row,) = evaluated(capfd, *argv, "physics.num_samples=16", "physics.num_iterations=2", "plans_timed=2")[
         "rows"
     ]
@@ -130,6 +141,7 @@ def test_people_get_a_table_and_a_progress_bar(capfd: pytest.CaptureFixture) -> 
     assert out.splitlines()[0].split()[:3] == ["env", "protocol", "policy"]
     assert "0 (0 to 49)" in out
     assert "far hold" in err
+    assert "report.html" in out
     assert "4/4" in err
 
 
@@ -141,8 +153,9 @@ def test_a_dry_run_checks_and_writes_nothing(capfd: pytest.CaptureFixture) -> No
 
 def test_the_list_names_what_exists(capfd: pytest.CaptureFixture) -> None:
     names = evaluated(capfd, "--list")
-    assert names["protocols"] == ["near", "far"]
-    assert {"planner", "random", "hold", "physics", "rl"} == set(names["policies"])
+    assert names["protocols"] == ["near", "far", "robust"]
+    assert {"light", "camera", "mass"} <= set(names["changes"])
+    assert {"planner", "random", "hold", "physics", "rl"} <= set(names["policies"])
 
 
 @pytest.mark.parametrize(
@@ -156,6 +169,12 @@ def test_the_list_names_what_exists(capfd: pytest.CaptureFixture) -> None:
         (["--env", "reacher", "--policy", ","], "names nothing"),
         (["--env", "reacher", "--policy", "hold", "--episodes", "0"], "at least 1"),
         (["--env", "reacher", "--policy", "hold", "batch_size=0"], "batch_size=0 is not allowed"),
+        (["--env", "reacher", "--policy", "hold", "--workers", "0"], "at least 1"),
+        (["--env", "reacher", "--policy", "hold", "--protocol", "robust", "--changes", "ligth"], "'light'"),
+        (["--env", "reacher", "--policy", "hold", "--shard", "3/2", "--out", "x"], "a shard is I/N"),
+        (["--env", "reacher", "--policy", "hold", "--shard", "1/2"], "--shard needs --out"),
+        (["--env", "reacher", "--policy", "hold", "--resume"], "--resume goes on with the evaluation in"),
+        (["--merge", "nowhere"], "no evaluation was begun in 'nowhere'"),
         (["--env", "reacher", "policies=[]"], "at least one each"),
         (["--env", "reacher", "--policy", "physics", "--planner", "gradient"], "cannot plan with gradients"),
         (["--env", "reacher", "--policy", "rl", "--rl", "nowhere"], "nowhere"),
@@ -180,8 +199,80 @@ def test_a_model_of_another_task_is_refused(capfd: pytest.CaptureFixture) -> Non
 def test_a_folder_with_something_in_it_is_left_alone(capfd: pytest.CaptureFixture) -> None:
     Path("full").mkdir()
     Path("full/mine.txt").write_text("mine")
-    argv = ["--env", "reacher", "--policy", "hold", "--episodes", "1", "--quiet", "--out", "full"]
+    argv = [
+        "--env",
+        "reacher",
+        "--policy",
+        "hold",
+        "--episodes",
+        "1",
+        "--quiet",
+        "--no-report",
+        "--out",
+        "full",
+    ]
     assert main(argv) == WRONG_INPUT
     assert "is not empty" in capfd.readouterr().err
     assert main([*argv, "--overwrite"]) == DONE
-    assert sorted(path.name for path in Path("full").iterdir()) == ["config.yaml", "mine.txt", "result.json"]
+    written = ["config.yaml", "mine.txt", "result.csv", "result.json"]
+    assert sorted(path.name for path in Path("full").iterdir()) == written
+
+
+def test_the_csv_says_what_the_json_says(capfd: pytest.CaptureFixture) -> None:
+    argv = ("--env", "point_mass", "--policy", "random,hold", "--protocol", "near,far", "--episodes", "3")
+    rows = evaluated(capfd, *argv, "--out", "here", "--no-report")["rows"]
+    with open("here/result.csv", encoding="utf-8", newline="") as file:
+        read = list(csv.DictReader(file))
+    assert [(row["protocol"], row["name"]) for row in read] == [
+        (row["protocol"], row["name"]) for row in rows
+    ]
+    for line, row in zip(read, rows, strict=True):
+        assert float(line["success_rate"]) == row["success_rate"]
+        assert [float(line["ci95_low"]), float(line["ci95_high"])] == row["ci95"]
+        assert (line["held_rate"] == "") == (row["held_rate"] is None)
+
+
+def test_shards_are_merged_by_the_command(capfd: pytest.CaptureFixture) -> None:
+    argv = ("--env", "point_mass", "--policy", "random", "--episodes", "4", "--no-report", "batch_size=1")
+    whole = evaluated(capfd, *argv, "--out", "whole")
+    for part in ("1/2", "2/2"):
+        told = evaluated(capfd, *argv, "--shard", part, "--out", part[0])
+        assert told == {"out": part[0], "shard": part, "chunks": 2}
+    assert main(["--merge", "1", "--out", "short"]) == WRONG_INPUT
+    assert "2 of 4 chunks are missing" in capfd.readouterr().err
+    merged = evaluated(capfd, "--merge", "1", "2", "--out", "merged")
+    results = [json.loads(Path(name, "result.json").read_text()) for name in ("whole", "merged")]
+    assert results[0]["rows"][0]["outcomes"] == results[1]["rows"][0]["outcomes"]
+    assert merged["rows"][0]["successes"] == whole["rows"][0]["successes"]
+    assert {"result.csv", "config.yaml"} <= {path.name for path in Path("merged").iterdir()}
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_it_comes_out_as_if_nothing_had_happened(capfd: pytest.CaptureFixture) -> None:
+    argv = ["--env", "point_mass", "--policy", "random", "--protocol", "far", "--episodes", "60"]
+    argv += ["--no-report", "batch_size=1"]
+    code = f"from wm_plan.commands.eval import main; main({[*argv, '--out', 'killed']!r})"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL)
+    end = time.monotonic() + 120
+    while len(list(Path("killed").glob("chunks/0*.json"))) < 3 and time.monotonic() < end:
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    finished = sorted(Path("killed").glob("chunks/0*.json"))
+    assert 3 <= len(finished) < 60
+    before = finished[0].stat().st_mtime_ns
+    kept = finished[0].read_bytes()
+    assert main([*argv, "--out", "killed"]) == WRONG_INPUT
+    assert main([*argv, "--seed", "1", "--out", "killed", "--resume"]) == WRONG_INPUT
+    assert "seed is 0, not 1" in capfd.readouterr().err
+    assert finished[0].read_bytes() == kept
+    assert finished[0].stat().st_mtime_ns == before
+    resumed = evaluated(capfd, *argv, "--out", "killed", "--resume")
+    evaluated(capfd, *argv, "--out", "whole")
+    ends = [json.loads(Path(name, "result.json").read_text())["rows"][0] for name in ("killed", "whole")]
+    assert ends[0]["outcomes"] == ends[1]["outcomes"]
+    assert not Path("killed/chunks").exists()
+    again = evaluated(capfd, *argv, "--out", "killed", "--resume")
+    assert again["rows"] == resumed["rows"]
+    assert main([*argv, "--seed", "1", "--out", "killed", "--resume"]) == WRONG_INPUT
+    assert "holds the result of another evaluation" in capfd.readouterr().err

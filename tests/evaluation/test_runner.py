@@ -163,7 +163,7 @@ def test_goal_pictures_may_be_large_and_drawn_as_the_simulator_does() -> None:
     with open_envs("two_room", 2) as opened:
         trials = draw_trials(opened[0], PROTOCOLS["near"], 2, 3)
         run_trials(policy, trials, opened, measures_hold=False)
-    shapes = policy._controller.model.goal_shapes
+    shapes = policy.controller.model.goal_shapes
     assert shapes[0] == (2, 1, 480, 480, 3)
     assert shapes[1] == (2, 1, 96, 96, 3)
 
@@ -173,7 +173,7 @@ def test_times_are_of_one_environment_alone() -> None:
     with open_envs("two_room", 4) as opened:
         trials = draw_trials(opened[0], PROTOCOLS["near"], 4, 3)
         run_trials(policy, trials, opened, measures_hold=False)
-        shapes = policy._controller.model.goal_shapes
+        shapes = policy.controller.model.goal_shapes
         shapes.clear()
         plan_ms, encode_ms = time_alone(policy, trials, opened[0], 9, measures_hold=False)
         assert time_alone(HoldPolicy(), trials, opened[0], 9, measures_hold=False) == ([], [])

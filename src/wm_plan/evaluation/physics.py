@@ -101,22 +101,20 @@ class PhysicsPolicy:
         self.settings = settings
         self.plan_ms: list[float] = []
         self.encode_ms: list[float] = []
-        self._controller = MPC(
+        self.controller = MPC(
             TruePhysics(env, threads), planner, StateDistance(env), replan_every=replan_every, imagine=False
         )
 
     def begin(self, envs: Sequence[TaskEnv], trials: Sequence[Trial]) -> None:
         """Tell the controller its goals, as states."""
-        self._controller.reset(seed=[trial.seed for trial in trials])
-        self._controller.set_goal_latent(
-            torch.from_numpy(np.stack([trial.goal for trial in trials])[:, None])
-        )
+        self.controller.reset(seed=[trial.seed for trial in trials])
+        self.controller.set_goal_latent(torch.from_numpy(np.stack([trial.goal for trial in trials])[:, None]))
         self._unseen = np.zeros((len(envs), 1, 1, 3), np.uint8)
 
     def act(self, step: int, envs: Sequence[TaskEnv], active: Mask) -> Actions:
         """Plan from the true states where a model step begins, and act."""
         states = np.stack([env.get_state() for env in envs])
-        actions = self._controller.act({"pixels": self._unseen, "proprio": states}, active=active)
-        note_times(self, self._controller)
+        actions = self.controller.act({"pixels": self._unseen, "proprio": states}, active=active)
+        note_times(self, self.controller)
         self.encode_ms.clear()  # there is nothing to encode
         return actions

@@ -106,25 +106,25 @@ class PlannerPolicy:
         self.settings = settings
         self.plan_ms: list[float] = []
         self.encode_ms: list[float] = []
-        self._controller = controller
+        self.controller = controller
         self._goal_look, self._goal_size = goal_look, goal_size
 
     def begin(self, envs: Sequence[TaskEnv], trials: Sequence[Trial]) -> None:
         """Show the controller its goals."""
-        self._controller.reset(seed=[trial.seed for trial in trials])
+        self.controller.reset(seed=[trial.seed for trial in trials])
         goals = [
             env.render_goal(trial.goal, self._goal_look, self._goal_size)
             for env, trial in zip(envs, trials, strict=True)
         ]
-        self._controller.set_goal(np.stack(goals))
+        self.controller.set_goal(np.stack(goals))
         self._seen: dict[str, np.ndarray] = {}
 
     def act(self, step: int, envs: Sequence[TaskEnv], active: Mask) -> Actions:
         """Look where a model step begins, and act."""
-        if step % self._controller.frame_skip == 0:
+        if step % self.controller.frame_skip == 0:
             self._look(envs, active)
-        actions = self._controller.act(self._seen, active=active)
-        note_times(self, self._controller)
+        actions = self.controller.act(self._seen, active=active)
+        note_times(self, self.controller)
         return actions
 
     def _look(self, envs: Sequence[TaskEnv], active: Mask) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,8 @@ from wm_plan import envs as tasks
 from wm_plan.envs import TaskEnv
 from wm_plan.planning import HELD_SCALE, HELD_STEPS
 
-from .policies import EvaluationPolicy
+from .changed_env import begin_trial
+from .policies import EvaluationPolicy, Mask
 from .protocols import Trial
 
 
@@ -31,11 +32,27 @@ class Outcome:
     final_error: float
     steps: int
     """Env steps taken."""
+    errors: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    """In tolerances, from the start to the end; in no file."""
 
     @property
     def reached(self) -> bool:
         """Inside the tolerance at some env step."""
         return self.reached_at is not None
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Outcome:
+        """Read what `as_json` gave."""
+        trial = Trial(
+            data["index"],
+            data["seed"],
+            np.array(data["start"]),
+            np.array(data["goal"]),
+            data["budget"],
+            data["group"],
+        )
+        judged = {name: data[name] for name in ("reached_at", "held", "least_error", "final_error", "steps")}
+        return cls(trial, **judged)
 
     def as_json(self) -> dict[str, Any]:
         """Give it as plain values."""
@@ -95,7 +112,9 @@ def run_trials(
         def note(done: float, reached: int, first: int = first, before: int = before) -> None:
             on_progress(first + done, before + reached)
 
-        outcomes += _run_batch(policy, batch, envs[: len(batch)], measures_hold, note)
+        outcomes += run_batch(
+            policy, batch, envs[: len(batch)], measures_hold=measures_hold, on_progress=note
+        )
     return outcomes
 
 
@@ -116,23 +135,31 @@ def time_alone(
     policy.encode_ms.clear()
     for trial in trials:
         if len(policy.plan_ms) < num_replans:
-            _run_batch(policy, [trial], [env], measures_hold, most_plans=num_replans)
+            run_batch(policy, [trial], [env], measures_hold=measures_hold, most_plans=num_replans)
         if not policy.plan_ms:
             break
     return list(policy.plan_ms), list(policy.encode_ms)
 
 
-def _run_batch(
+def run_batch(
     policy: EvaluationPolicy,
     trials: Sequence[Trial],
     envs: Sequence[TaskEnv],
+    *,
     measures_hold: bool,
     on_progress: Callable[[float, int], None] = lambda done, reached: None,
+    on_act: Callable[[int, Mask], None] = lambda step, active: None,
     most_plans: int | None = None,
 ) -> list[Outcome]:
-    """Run trials of one budget together; `most_plans` stops early, for those who only take the time."""
+    """Run trials of one budget together, one in each environment.
+
+    Args:
+        on_act: called at every env step when the policy has decided and nothing has moved yet, with the env
+            step and the rows that are still under way.
+        most_plans: stop early, for those who only take the time.
+    """
     for env, trial in zip(envs, trials, strict=True):
-        env.set_state(trial.start)
+        begin_trial(env, trial)
     policy.begin(envs, trials)
     goals = np.stack([trial.goal for trial in trials])
     budget = trials[0].budget
@@ -144,6 +171,7 @@ def _run_batch(
         if not active.any() or (most_plans is not None and len(policy.plan_ms) >= most_plans):
             break
         actions = policy.act(step, envs, active)
+        on_act(step, active)
         for row in np.flatnonzero(active).tolist():
             envs[row].advance(actions[row])
             errors[step + 1, row] = envs[row].error(envs[row].get_state(), goals[row])
@@ -163,4 +191,5 @@ def _outcome(trial: Trial, errors: np.ndarray, measures_hold: bool) -> Outcome:
         least_error=float(errors.min()),
         final_error=float(errors[-1]),
         steps=len(errors) - 1,
+        errors=errors,
     )
