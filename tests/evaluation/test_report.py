@@ -63,7 +63,7 @@ def make_model(folder: Path) -> str:
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     argv = ["--env", "reacher", "--model", make_model(folder / "model"), "--policy", "planner,rl,random"]
-    argv += ["--protocol", "near,robust", "--changes", "light,mass", "--episodes", "3", "--quiet"]
+    argv += ["--protocol", "near,robust", "--changes", "light,mass", "--episodes", "2", "--quiet"]
     argv += ["planner.num_samples=8", "planner.num_elites=2", "planner.num_iterations=1", "plans_timed=2"]
     assert main([*argv, "robust_goals=near", "--out", str(folder / "run")]) == DONE
     return folder / "run" / "report.html"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -68,9 +68,8 @@ class ChangedEnv:
         if not (lost and self._arrived):
             age = round(self._change.delay / self._env.control_timestep)
             state = self._past[max(0, len(self._past) - 1 - age)]
-            self._arrived = {"proprio": self._env.proprio(state).astype(np.float32)}
-            if "pixels" in self._env.observation_space.spaces:
-                self._arrived["pixels"] = self.view(state)
+            proprio = self._env.proprio(state).astype(np.float32)
+            self._arrived = {"pixels": self.view(state), "proprio": proprio}
         return dict(self._arrived)
 
     def view(self, state: np.ndarray, image_size: int | None = None) -> Pixels:
@@ -124,6 +123,7 @@ def view_of(env: TaskEnv, state: np.ndarray, image_size: int) -> Pixels:
 
 def why_not(env: TaskEnv, change: Change, trials: Sequence[Trial]) -> str | None:
     """Say why a task cannot have a change, if it cannot: nothing that is seen or done would differ."""
+    compare: Callable[[TaskEnv, Trial], np.ndarray]
     some = trials[:_CHECKED]
     if change.changes_pictures:
         compare, verdict = partial(_pictures, size=change.goal_size), "its pictures stay the same"
