@@ -249,7 +249,7 @@ def test_shards_are_merged_by_the_command(capfd: pytest.CaptureFixture) -> None:
 
 @pytest.mark.slow
 def test_killed_and_resumed_it_comes_out_as_if_nothing_had_happened(capfd: pytest.CaptureFixture) -> None:
-    argv = ["--env", "point_mass", "--policy", "random", "--protocol", "far", "--episodes", "60"]
+    argv = ["--env", "point_mass", "--policy", "random", "--protocol", "far", "--episodes", "30"]
     argv += ["--no-report", "batch_size=1"]
     code = f"from wm_plan.commands.eval import main; main({[*argv, '--out', 'killed']!r})"
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL)
@@ -259,7 +259,7 @@ def test_killed_and_resumed_it_comes_out_as_if_nothing_had_happened(capfd: pytes
     process.kill()
     process.wait()
     finished = sorted(Path("killed").glob("chunks/0*.json"))
-    assert 3 <= len(finished) < 60
+    assert 3 <= len(finished) < 30
     before = finished[0].stat().st_mtime_ns
     kept = finished[0].read_bytes()
     assert main([*argv, "--out", "killed"]) == WRONG_INPUT
