@@ -8,7 +8,6 @@ Source: V-JEPA 2-AC, arXiv:2506.09985; DINO-WM, arXiv:2411.04983, which has the 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
@@ -18,28 +17,21 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from .calibration import Reached
 from .dino_wm import DinoWMConfig, DinoWMPredictor
+from .distributed import num_ranks, part_of, process_group, rank
 from .encoder import Encoder
 from .latent_cache import cached_latents
 from .latent_rows import LatentRows
+from .stages import OptimiserConfig, Stage, StagedRun, part_size
 from .store import TrajectoryStore
-from .token_calibration import calibrate_tokens
+from .token_calibration import calibrate_tokens, open_loop
 from .token_model import TokenWorldModel
 from .token_predictor import TokenPredictor
 from .training_logs import metadata_of
-from .training_state import (
-    Progress,
-    append_metrics,
-    check_same_settings,
-    drop_metrics_after,
-    load_state,
-    no_progress,
-    save_state,
-    warmup_cosine,
-)
+from .training_state import Progress, append_metrics, no_progress
 from .vjepa2_ac import NextState, VJEPA2ACConfig, VJEPA2ACPredictor, normed
 
 _NORMALISER_FRAMES = 1024
@@ -63,8 +55,8 @@ def _small_dino_wm() -> DinoWMConfig:
 
 
 @dataclass
-class TokenTrainConfig:
-    """How a predictor over tokens is trained.
+class TokenTrainConfig(OptimiserConfig):
+    """How a predictor over tokens is trained; also what `OptimiserConfig` says.
 
     Attributes:
         family: which of the two is trained.
@@ -78,13 +70,9 @@ class TokenTrainConfig:
         proprio_weight: of the error of imagined proprio, where it is learned.
         num_steps: optimiser steps.
         batch_size: clips a step.
-        learning_rate: peak of AdamW's.
-        weight_decay: AdamW's.
-        bf16: compute in bfloat16 where that is safe; weights stay float32.
+        judge_every: steps from one open-loop error on held-out episodes to the next, ...
+        patience: ... so many of which without a better one end the training; 0 never ends it early.
         held_out: fraction of episodes kept for validation.
-        seed: of weights, clips and the split.
-        log_every: steps from one line of metrics to the next.
-        save_every: steps from one checkpoint to the next.
     """
 
     family: Family = Family.vjepa2_ac
@@ -100,17 +88,19 @@ class TokenTrainConfig:
     batch_size: int = 16
     learning_rate: float = 4e-4
     weight_decay: float = 0.04
-    bf16: bool = False
+    judge_every: int = 500
+    patience: int = 0
     held_out: float = 0.05
-    seed: int = 0
-    log_every: int = 50
-    save_every: int = 200
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained."""
-        for name in ("history", "rollout_steps", "num_steps", "batch_size", "log_every", "save_every"):
+        super().__post_init__()
+        for name in ("history", "rollout_steps", "num_steps", "batch_size", "judge_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.patience < 0:
+            raise ValueError(f"patience must be at least 0, got {self.patience}")
+        self.check_batch("batch_size", self.batch_size)
         if not 0 < self.held_out < 1:
             raise ValueError(f"held_out must be between 0 and 1, got {self.held_out}")
         if self.clip_steps < self.history + self.rollout_steps:
@@ -179,7 +169,8 @@ def train_token_model(
 ) -> TokenWorldModel:
     """Train a predictor and write the model, its metrics and its training state into `out`.
 
-    A stopped run resumes to the same weights as an uninterrupted one.
+    A stopped run resumes to the same weights as an uninterrupted one. Started by torchrun on several
+    processes, each goes through its part of every batch, and the first one writes.
 
     Args:
         store: the logs; of one task, in one frame skip.
@@ -197,68 +188,77 @@ def train_token_model(
     Raises:
         ValueError: the data lacks a column or a setting, or `out` holds another run.
     """
-    began = time.monotonic()
-    model = make_token_model(store, encoder, config)
-    train, held = store.split(config.held_out, config.seed)
-    settings = {**asdict(config), "data": store.fingerprint, "encoder": encoder.fingerprint}
-    out.mkdir(parents=True, exist_ok=True)
-    on_stage("encoding frames")
-    tokens = cached_latents(encoder, store, progress=lambda done, total: progress(done, total, {}))
-    clips = Clips(store, tokens, config)
-    clips.fit_normalisers(model.predictor, train)
-    model.predictor.to(device)
-    optimizer = torch.optim.AdamW(
-        model.predictor.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
-    )
-    start, seconds = 0, 0.0
-    sums: dict[str, float] = {}
-    if resume:
-        state = load_state(out)
-        check_same_settings(out, settings, state["settings"])
-        model.predictor.load_state_dict(state["predictor"])
-        optimizer.load_state_dict(state["optimizer"])
-        start, seconds, sums = state["step"], state["seconds"], state["sums"]
-        drop_metrics_after(out, start)
-    on_stage("predictor")
+    with process_group(torch.device(device)):
+        model = make_token_model(store, encoder, config)
+        train, held = store.split(config.held_out, config.seed)
+        settings = {**asdict(config), "data": store.fingerprint, "encoder": encoder.fingerprint}
+        if rank() == 0:
+            out.mkdir(parents=True, exist_ok=True)
+        on_stage("encoding frames")
+        tokens = cached_latents(encoder, store, progress=lambda done, total: progress(done, total, {}))
+        clips = Clips(store, tokens, config)
+        clips.fit_normalisers(model.predictor, train)
+        model.predictor.to(device)
+        run = StagedRun(out, model, config, settings, device, progress)
+        if resume:
+            run.resume()
+        on_stage("predictor")
+        run.train(_predictor_stage(model, clips, store, config, device, train, held))
+        on_stage("calibration")
+        model = model.to(device).eval().requires_grad_(False)
+        calibrate_tokens(model, tokens, clips.actions, clips.states, store, train, held, reached)
+        model.metadata.training = {
+            "config": asdict(config),
+            "data": store.recipes,
+            "data_fingerprint": store.fingerprint,
+            "episodes": {"train": len(train), "held_out": len(held)},
+            "processes": num_ranks(),
+            "seconds": round(run.seconds, 1),
+            **model.metadata.training,
+            **(record or {}),
+        }
+        if rank() == 0:
+            model.save(out, with_encoder=with_encoder)
+            append_metrics(
+                out, {"step": run.first_step, "open_loop_error": model.metadata.open_loop_error[-1]}
+            )
+        return model
+
+
+def _predictor_stage(
+    model: TokenWorldModel,
+    clips: Clips,
+    store: TrajectoryStore,
+    config: TokenTrainConfig,
+    device: str,
+    train: Int[np.ndarray, " train"],
+    held: Int[np.ndarray, " held"],
+) -> Stage:
+    """The one stage."""
     windows = store.windows(config.history, config.clip_steps - config.history, episodes=train)
-    for step in range(start, config.num_steps):
+
+    def losses(step: int, part: int) -> dict[str, Tensor]:
         rng = np.random.default_rng([config.seed, 2, step])
-        for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * warmup_cosine(step, config.num_steps)
-        clip = clips.read(windows.sample(config.batch_size, rng), device)
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=config.bf16):
-            losses = token_losses(model.predictor, config, *clip)
-        optimizer.zero_grad(set_to_none=True)
-        torch.stack(list(losses.values())).sum().backward()
-        nn.utils.clip_grad_norm_(model.predictor.parameters(), 1.0)
-        optimizer.step()
-        for name, value in losses.items():
-            sums[name] = sums.get(name, 0.0) + value.item()
-        done = step + 1
-        if done % config.log_every == 0 or done == config.num_steps:
-            metrics = {name: value / (step % config.log_every + 1) for name, value in sums.items()}
-            sums.clear()
-            append_metrics(out, {"step": done, **metrics})
-            progress(done, config.num_steps, metrics)
-        if done % config.save_every == 0 or done == config.num_steps:
-            progressed = {"step": done, "seconds": seconds + time.monotonic() - began, "sums": sums}
-            weights = {"predictor": model.predictor.state_dict(), "optimizer": optimizer.state_dict()}
-            save_state(out, {**weights, **progressed, "settings": settings})
-    on_stage("calibration")
-    model = model.to(device).eval().requires_grad_(False)
-    calibrate_tokens(model, tokens, clips.actions, clips.states, store, train, held, reached)
-    model.metadata.training = {
-        "config": asdict(config),
-        "data": store.recipes,
-        "data_fingerprint": store.fingerprint,
-        "episodes": {"train": len(train), "held_out": len(held)},
-        "seconds": round(seconds + time.monotonic() - began, 1),
-        **model.metadata.training,
-        **(record or {}),
-    }
-    model.save(out, with_encoder=with_encoder)
-    append_metrics(out, {"step": config.num_steps, "open_loop_error": model.metadata.open_loop_error[-1]})
-    return model
+        drawn = windows.sample(config.batch_size, rng)[part_size(config.batch_size, config.accumulate, part)]
+        return token_losses(model.predictor, config, *clips.read(drawn[part_of(len(drawn))], device))
+
+    def held_out_error() -> float:
+        errors = open_loop(model, clips.tokens, clips.actions, clips.states, store, held)
+        return errors["imagined"][-1]
+
+    return Stage(
+        "predictor",
+        {"predictor": model.predictor},
+        losses,
+        config.num_steps,
+        config.learning_rate,
+        config.weight_decay,
+        clip_norm=config.clip_norm,
+        log_every=config.log_every,
+        judged=held_out_error,
+        judge_every=config.judge_every,
+        patience=config.patience,
+    )
 
 
 class Clips:

@@ -1,11 +1,15 @@
 """Training predictors over tokens: what they learn, that they plan, and that a stop changes nothing."""
 
 import json
+import os
+import socket
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.multiprocessing as mp
 
 import wm_plan
 from tests.dot_world import SPEED, draw_dots, make_encoder, write_dots
@@ -99,20 +103,44 @@ def test_a_checkpoint_says_what_it_was_made_from(trained) -> None:
 def test_a_stopped_training_resumes_to_the_same_bits(family: Family, tmp_path: Path) -> None:
     store, encoder = TrajectoryStore(write_dots(tmp_path / "data")), make_encoder()
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    train_token_model(store, encoder, whole, make_config(family))
+    config = make_config(family, ema=0.9, accumulate=2, patience=3, judge_every=3)
+    train_token_model(store, encoder, whole, config)
 
     def stop(done: int, total: int, metrics: dict[str, float]) -> None:
         if metrics and done >= 8:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train_token_model(store, encoder, stopped, make_config(family), progress=stop)
+        train_token_model(store, encoder, stopped, config, progress=stop)
     assert not (stopped / "model.safetensors").exists()
-    train_token_model(store, encoder, stopped, make_config(family), resume=True)
+    train_token_model(store, encoder, stopped, config, resume=True)
     assert (whole / "model.safetensors").read_bytes() == (stopped / "model.safetensors").read_bytes()
     assert metrics_of(whole) == metrics_of(stopped)
     with pytest.raises(ValueError, match="was trained with history 2, not 1"):
-        train_token_model(store, encoder, stopped, make_config(family, history=1), resume=True)
+        train_token_model(store, encoder, stopped, replace(config, history=1), resume=True)
+
+
+def _train_in_a_process(rank: int, data: Path, out: Path, port: int, config: TokenTrainConfig) -> None:
+    torch.set_num_threads(1)
+    os.environ |= {
+        "RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)
+    }  # fmt: skip
+    train_token_model(TrajectoryStore(data), make_encoder(), out, config)
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_with_the_whole_batch(tmp_path: Path) -> None:
+    data, config = write_dots(tmp_path / "data"), make_config(log_every=1)
+    train_token_model(TrajectoryStore(data), make_encoder(), tmp_path / "one", config)
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    mp.spawn(_train_in_a_process, (data, tmp_path / "two", port, config), nprocs=2)
+    one, two = metrics_of(tmp_path / "one"), metrics_of(tmp_path / "two")
+    assert len(one) == len(two) == config.num_steps + 1
+    for alone, together in zip(one, two, strict=True):
+        for name, value in alone.items():
+            assert together[name] == pytest.approx(value, rel=2e-3, abs=1e-4), (alone["step"], name)
 
 
 def test_reacher_is_learned_from_tokens_and_proprio_and_planned_with(tmp_path: Path) -> None:

@@ -163,8 +163,6 @@ def _check_flags(config: Any, flags: argparse.Namespace) -> None:  # noqa: ANN40
         raise UserInputError("--resume goes on with the run in --out DIR, and does not go with --overwrite.")
     if launched_ranks() > 1 and not flags.out:
         raise UserInputError("several processes need one folder to write into. Add --out DIR.")
-    if launched_ranks() > 1 and config.predictor != "compact":
-        raise UserInputError(f"several processes train --predictor compact, not {config.predictor}.")
     if not flags.start and config.predictor == "compact" and not config.num_steps:
         raise UserInputError("num_steps=0 would leave the state head untrained; it goes with --from.")
     if flags.without_encoder and config.encoder != "small":
