@@ -7,7 +7,7 @@ Arm, cylinder, torques and control step are those of Pusher-v5, whose model file
   but which MuJoCo (3.17) leaves out of a contact's stiffness, so that the hand goes through the cylinder.
 - Starts and goals are drawn where the hand is low and the cylinder within its reach. Pusher-v5 starts with
   the arm stretched out above the table, and always has the same goal.
-- Colours, a wider table to look at, and the camera.
+- Colours, a table drawn where the arm works, and the camera.
 
 Source: https://gymnasium.farama.org/environments/mujoco/pusher/
 """
@@ -281,11 +281,14 @@ def _model_file() -> Path:
 
 def _name_and_colour(spec: mujoco.MjSpec) -> None:
     """Name the parts that looks may recolour, and tell them apart."""
-    spec.geom("table").size = [3, 3, 0.1]
+    table = spec.geom("table")
+    table.pos[:2], table.size[:2] = _MIDDLE, [1, 1]  # of what is drawn; as an obstacle a plane has no end
+    spec.add_material(name="table", rgba=[0.66, 0.64, 0.58, 1])  # without one it could not show textures
+    table.material = "table"
     light = spec.visual.headlight
     light.ambient, light.diffuse, light.specular = [0.4] * 3, [0.3] * 3, [0.0] * 3
     blue, light, dark = [0.15, 0.35, 0.75, 1], [0.3, 0.6, 0.95, 1], [0.25, 0.28, 0.33, 1]
-    colours = {"table": [0.66, 0.64, 0.58, 1], "ua": blue, "ef": light, "fa": light, "sp": dark, "sl": dark}
+    colours = {"ua": blue, "ef": light, "fa": light, "sp": dark, "sl": dark}
     for name, colour in colours.items():
         spec.geom(name).rgba = colour
     for old, new in (("ua", "upper_arm"), ("ef", "elbow"), ("fa", "forearm")):

@@ -13,7 +13,6 @@ from wm_plan.evaluation.changes import CHANGES, find_changes
 
 CANNOT = {
     "two_room": {"friction": "it moves as before"},  # nothing rubs on anything
-    "pusher": {"background": "its pictures stay the same"},  # a model of another's, without our textures
 }
 OF_PICTURES = ("light", "colour", "background", "camera", "occluder", "distractors", "goal_look")
 
