@@ -14,7 +14,7 @@ from .compact import CompactConfig, CompactWorldModel, StateHead
 from .distributed import gathered, part_of
 from .losses import curvature, sigreg, vicreg
 from .moments import Moments, joined, partly_hidden
-from .stages import Stage, part_size
+from .stages import Stage, part_in_batch
 from .train_config import TrainConfig
 from .training_logs import TrainingLogs
 
@@ -114,7 +114,7 @@ class HeadStage:
         rng = np.random.default_rng([config.seed, 2, step])
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)) + part)
         rows = self.windows.sample(config.batch_size, rng)[
-            part_size(config.batch_size, config.accumulate, part)
+            part_in_batch(config.batch_size, config.accumulate, part)
         ]
         share = part_of(len(rows))
         seen = partly_hidden(
@@ -135,7 +135,7 @@ class HeadStage:
         losses["tokens"] = config.token_weight * F.mse_loss(told, there)
         if self.varied is not None and len(self.varied_rows) and config.look_weight > 0:
             chosen = rng.choice(self.varied_rows, config.look_frames)
-            chosen = chosen[part_size(config.look_frames, config.accumulate, part)]
+            chosen = chosen[part_in_batch(config.look_frames, config.accumulate, part)]
             chosen = chosen[part_of(len(chosen))]
             plain, other = head(*joined(self.moments[chosen], self.varied[chosen])).chunk(2)
             plain, other = gathered(plain.detach()), gathered(other)
@@ -204,7 +204,7 @@ def look_stage(
         rng = np.random.default_rng([config.seed, 5, step])
         plain = plain_rows.sample(config.look_batch_size, rng)[:, 0]
         other = rng.choice(varied_rows, config.look_batch_size)
-        chosen = part_size(config.look_batch_size, config.accumulate, part)
+        chosen = part_in_batch(config.look_batch_size, config.accumulate, part)
         plain, other = plain[chosen], other[chosen]
         share = part_of(len(plain))
         plain, other = plain[share], other[share]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .compact_config import CompactConfig
 from .distributed import part_of
-from .stages import Stage, part_size
+from .stages import Stage, part_in_batch
 from .store import TrajectoryStore
 
 
@@ -74,7 +74,7 @@ def reward_stage(
 
     def losses(step: int, part: int) -> dict[str, Tensor]:
         chosen = np.random.default_rng([seed, 6, step]).integers(len(pairs), size=batch_size)
-        chosen = chosen[part_size(batch_size, accumulate, part)]
+        chosen = chosen[part_in_batch(batch_size, accumulate, part)]
         before, after = torch.from_numpy(pairs[chosen[part_of(len(chosen))]]).unbind(1)
         error = head(latents[after], latents[after] - latents[before]) - rewards[before]
         return {"reward": (error / head.scale).square().mean()}

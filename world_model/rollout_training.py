@@ -11,7 +11,7 @@ from .calibration import open_loop_error
 from .compact import CompactWorldModel
 from .distributed import part_of
 from .ensemble import EnsemblePredictor
-from .stages import Stage, part_size
+from .stages import Stage, part_in_batch
 from .training_logs import TrainingLogs
 
 
@@ -28,7 +28,7 @@ def rollout_stage(
     def losses(step: int, part: int) -> dict[str, Tensor]:
         rng = np.random.default_rng([config.seed, 3, step])
         size = config.predictor_batch_size * config.model.ensemble
-        drawn = windows.sample(size, rng)[part_size(size, config.accumulate, part)]
+        drawn = windows.sample(size, rng)[part_in_batch(size, config.accumulate, part)]
         rows = torch.from_numpy(drawn[part_of(len(drawn))])
         actions = model.normalise_actions(logs.actions[rows])[:, history - 1 : -1]
         predictor = model.predictor

@@ -87,7 +87,7 @@ class OptimiserConfig:
             raise ValueError(f"{name} {size} cannot be gone through in {self.accumulate} equal parts")
 
 
-def part_size(batch_size: int, accumulate: int, part: int) -> slice:
+def part_in_batch(batch_size: int, accumulate: int, part: int) -> slice:
     """Where one part of a batch lies in it."""
     size = batch_size // accumulate
     return slice(part * size, (part + 1) * size)

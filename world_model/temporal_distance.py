@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .distance_heads import said_apart
 from .distributed import part_of
-from .stages import OptimiserConfig, Stage, StagedRun, part_size
+from .stages import OptimiserConfig, Stage, StagedRun, part_in_batch
 from .store import TrajectoryStore
 from .training_state import Progress, no_progress
 
@@ -97,7 +97,7 @@ def distance_stage(
         later = triples[chosen, 1] + stride * steps_ahead
         goal_rows = np.where(hindsight, later, rng.choice(rows_in_training, config.batch_size))
         bounds = np.where(hindsight, steps_ahead, config.max_steps)
-        share = np.arange(config.batch_size)[part_size(config.batch_size, accumulate, part)]
+        share = np.arange(config.batch_size)[part_in_batch(config.batch_size, accumulate, part)]
         share = share[part_of(len(share))]
         chosen, goal_rows, bounds = chosen[share], goal_rows[share], bounds[share]
         before, now, after = (latents[triples[chosen, i]] for i in range(3))

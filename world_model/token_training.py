@@ -25,7 +25,7 @@ from .distributed import num_ranks, part_of, process_group, rank
 from .encoder import Encoder
 from .latent_cache import cached_latents
 from .latent_rows import LatentRows
-from .stages import OptimiserConfig, Stage, StagedRun, part_size
+from .stages import OptimiserConfig, Stage, StagedRun, part_in_batch
 from .store import TrajectoryStore
 from .token_calibration import calibrate_tokens, open_loop
 from .token_model import TokenWorldModel
@@ -101,6 +101,10 @@ class TokenTrainConfig(OptimiserConfig):
         if self.patience < 0:
             raise ValueError(f"patience must be at least 0, got {self.patience}")
         self.check_batch("batch_size", self.batch_size)
+        if self.compile:
+            raise ValueError(
+                "compile=true is for the compact predictor; these keep keys and values as they go"
+            )
         if not 0 < self.held_out < 1:
             raise ValueError(f"held_out must be between 0 and 1, got {self.held_out}")
         if self.clip_steps < self.history + self.rollout_steps:
@@ -239,7 +243,9 @@ def _predictor_stage(
 
     def losses(step: int, part: int) -> dict[str, Tensor]:
         rng = np.random.default_rng([config.seed, 2, step])
-        drawn = windows.sample(config.batch_size, rng)[part_size(config.batch_size, config.accumulate, part)]
+        drawn = windows.sample(config.batch_size, rng)[
+            part_in_batch(config.batch_size, config.accumulate, part)
+        ]
         return token_losses(model.predictor, config, *clips.read(drawn[part_of(len(drawn))], device))
 
     def held_out_error() -> float:

@@ -1,18 +1,16 @@
 """Training a world model on the dot: what it learns, what stays as it was, what a stop changes (nothing)."""
 
 import json
-import os
-import socket
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
 
 import wm_plan
 from tests.dot_world import RECIPE, draw_dots, make_encoder, make_episode, write_dots
+from tests.processes import in_two_processes
 from wm_plan.world_model.compact import load_model
 from wm_plan.world_model.compact_config import CompactConfig, PredictorKind
 from wm_plan.world_model.compact_predictors import make_predictor
@@ -207,11 +205,7 @@ def test_a_training_stopped_in_every_stage_resumes_to_the_same_bits(tmp_path: Pa
     assert {path.name for path in stopped.iterdir()} == FILES
 
 
-def _train_in_a_process(rank: int, data: Path, out: Path, port: int, config: TrainConfig) -> None:
-    torch.set_num_threads(1)
-    os.environ |= {
-        "RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)
-    }  # fmt: skip
+def _train(data: Path, out: Path, config: TrainConfig) -> None:
     train_world_model(TrajectoryStore(data), make_encoder(), out, config)
 
 
@@ -221,11 +215,8 @@ def test_two_processes_train_as_one_with_the_whole_batch(tmp_path: Path) -> None
     config = make_config(
         log_every=1, sigreg_weight=0.1, distance=DistanceConfig(num_steps=4, batch_size=16, log_every=1)
     )
-    train_world_model(TrajectoryStore(data), make_encoder(), tmp_path / "one", config)
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    mp.spawn(_train_in_a_process, (data, tmp_path / "two", port, config), nprocs=2)
+    _train(data, tmp_path / "one", config)
+    in_two_processes(_train, data, tmp_path / "two", config)
     one, two = metrics_of(tmp_path / "one"), metrics_of(tmp_path / "two")
     assert [line["step"] for line in two] == [line["step"] for line in one] == [*range(1, 29), 28]
     for alone, together in zip(one, two, strict=True):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from wm_plan.world_model.stages import OptimiserConfig, Stage, StagedRun, check_compiler, part_size
+from wm_plan.world_model.stages import OptimiserConfig, Stage, StagedRun, check_compiler, part_in_batch
 
 
 class Point(nn.Module):
@@ -59,7 +59,7 @@ def test_parts_of_a_batch_move_the_weights_as_the_whole_does(accumulate: int) ->
         net = nn.Linear(1, 1)
 
         def losses(step: int, part: int) -> dict[str, torch.Tensor]:
-            rows = part_size(8, parts, part)
+            rows = part_in_batch(8, parts, part)
             inputs = torch.arange(8.0)[rows, None] / 8
             return {"error": (net(inputs)[:, 0] - targets[rows]).square().mean()}
 

@@ -1,18 +1,16 @@
 """Training predictors over tokens: what they learn, that they plan, and that a stop changes nothing."""
 
 import json
-import os
-import socket
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
 
 import wm_plan
 from tests.dot_world import SPEED, draw_dots, make_encoder, write_dots
+from tests.processes import in_two_processes
 from wm_plan.planners import CEM, MPC, GoalDistance
 from wm_plan.world_model import TokenTrainConfig, TrajectoryStore, load_model, train_token_model
 from wm_plan.world_model.dino_wm import DinoWMConfig
@@ -120,22 +118,15 @@ def test_a_stopped_training_resumes_to_the_same_bits(family: Family, tmp_path: P
         train_token_model(store, encoder, stopped, replace(config, history=1), resume=True)
 
 
-def _train_in_a_process(rank: int, data: Path, out: Path, port: int, config: TokenTrainConfig) -> None:
-    torch.set_num_threads(1)
-    os.environ |= {
-        "RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)
-    }  # fmt: skip
+def _train(data: Path, out: Path, config: TokenTrainConfig) -> None:
     train_token_model(TrajectoryStore(data), make_encoder(), out, config)
 
 
 @pytest.mark.slow
 def test_two_processes_train_as_one_with_the_whole_batch(tmp_path: Path) -> None:
     data, config = write_dots(tmp_path / "data"), make_config(log_every=1)
-    train_token_model(TrajectoryStore(data), make_encoder(), tmp_path / "one", config)
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    mp.spawn(_train_in_a_process, (data, tmp_path / "two", port, config), nprocs=2)
+    _train(data, tmp_path / "one", config)
+    in_two_processes(_train, data, tmp_path / "two", config)
     one, two = metrics_of(tmp_path / "one"), metrics_of(tmp_path / "two")
     assert len(one) == len(two) == config.num_steps + 1
     for alone, together in zip(one, two, strict=True):
@@ -191,6 +182,7 @@ def test_logs_and_settings_that_do_not_serve_are_named(tmp_path: Path) -> None:
         check_token_logs(store, make_config(clip_steps=7))
     for overrides, message in (
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"compile": True}, "compile=true is for the compact predictor"),
         ({"held_out": 1.0}, "held_out must be between 0 and 1, got 1.0"),
         ({"clip_steps": 3}, "clip_steps 3 are too few for history 2 and rollout_steps 2; give at least 4"),
         ({"clip_steps": 12}, "clip_steps 12 are too many for max_steps 10; give at most 11"),
