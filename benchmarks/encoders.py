@@ -1,28 +1,40 @@
-"""What an encoder is worth: probes of the true state, seen and unseen looks, planning on the same budget.
+"""What an encoder is worth: probes, unseen looks, an unseen task, planning on one budget, objectives, time.
 
-    python benchmarks/encoders.py --out runs/encoders                       # everything; hours on two cores
+    python benchmarks/encoders.py --out runs/encoders                     # everything; see docs/encoders.md
+    python benchmarks/encoders.py --out runs/encoders --parts planning --tasks reacher
     python benchmarks/encoders.py --out runs/encoders --encoders small,runs/mine --parts probes
     python benchmarks/encoders.py --out runs/tiny --tasks reacher --episodes 40 --look-episodes 10 \
-        --labels 200,50 --tests 100 --steps 20 --trials 4                   # a quick check that it runs
-    python benchmarks/encoders.py --out runs/encoders --table               # the tables of what is there
+        --unseen-episodes 40 --objective-episodes 8 --labels 200,50 --tests 100 --training 0.01 --trials 4 \
+        --pretrain-steps 20                                               # a quick check that it runs
+    python benchmarks/encoders.py --out runs/encoders --parts none \
+        --gather docs/results/benchmarks/encoders.json                    # all rows in one file
+
+Every result is a file in OUT/rows, written as soon as it is there: a stopped run goes on where it was, and
+several runs share one OUT if each has its own --tasks. `encoders_table.py` makes the tables.
 
 Encoders are what `load_encoder` knows, with `@SIZE` for another image size (efficientnet-lite0@128 has the
-8 x 8 tokens that "small" has). Every encoder gets the same logs, labels, seeds, head, predictor and planning
-budget. Each result is written as soon as it is there; a second run goes on where the first stopped.
+8 x 8 tokens that "small" has). Every encoder gets the same logs, labels, seeds, layout, head, predictor and
+budgets. The parts:
 
-Probes read tokens of two consecutive frames, pooled to 8 x 8: R^2 of positions (sine and cosine of angles)
-and of velocities, on held-out episodes in the plain look and on episodes in looks that no probe was fitted
-to. Planning trains a predictor by `wm-train` on all episodes or a tenth of them, and counts successes by
-`wm-eval`; intervals are Wilson's, 95 %.
+probes      R^2 of positions (sine and cosine of angles) and velocities, from the tokens of two frames pooled
+            to 8 x 8, on held-out episodes, and on episodes in looks that no probe was fitted to.
+unseen      the same of tasks that pretraining never saw.
+planning    a predictor by `wm-train` on all episodes or a tenth of them, with a share of its usual steps;
+            successes by `wm-eval`, with Wilson's intervals, 95 %.
+objectives  an encoder by each objective of `wm-pretrain`, of one budget, on one task; then probes.
+time        of encoding one frame on one thread; see `encode_time.py`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
+import resource
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,89 +42,115 @@ import numpy as np
 import torch
 
 from wm_plan.collecting import CollectConfig, collect
-from wm_plan.world_model import Encoder, TrajectoryStore, load_encoder
+from wm_plan.envs import make_task, short_name
+from wm_plan.state_probes import StateLabels
+from wm_plan.world_model import Encoder, TrainConfig, TrajectoryStore, load_encoder
+from wm_plan.world_model.pretraining import OBJECTIVES
 from wm_plan.world_model.probes import clip_features, labelled_clips, probe_scores
 
-ANGLES = {"reacher": (0, 1)}
 LOOKS = ("light", "colour", "texture", "camera", "occluder")
+ENCODERS = "small,random,efficientnet-lite0@128,pixels"
 POOL_SIZE = 8
+WITH_ACTIONS = "vjepa + actions"
+"""The default of wm-pretrain; all others are one objective alone."""
 
-Label = Callable[[np.ndarray], np.ndarray]
+Row = dict[str, Any]
 
 
 def main() -> None:
-    """Measure what is missing, and print the tables."""
+    """Measure what is missing."""
+    flags = parse()
+    torch.set_num_threads(flags.threads)
+    rows = Rows(flags.out / "rows")
+    for part in flags.parts.split(","):
+        if part != "none":
+            PARTS[part](flags, rows)
+    if flags.gather:
+        flags.gather.parent.mkdir(parents=True, exist_ok=True)
+        flags.gather.write_text(json.dumps(rows.all(), indent=1) + "\n")
+
+
+def parse() -> argparse.Namespace:
+    """Read the flags."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, required=True, help="data, predictors and results.json")
-    parser.add_argument("--tasks", default="reacher,point_mass,two_room")
-    parser.add_argument("--encoders", default="small,random,efficientnet-lite0@128,pixels")
-    parser.add_argument("--parts", default="probes,looks,planning")
-    parser.add_argument("--labels", default="4000,400", help="labels that probes are fitted to")
-    parser.add_argument("--tests", type=int, default=1000, help="clips that probes are scored on")
+    parser.add_argument("--out", type=Path, required=True, help="logs, models and rows")
+    parser.add_argument("--parts", default=",".join(PARTS), help=f"of {', '.join(PARTS)}; or none")
+    parser.add_argument("--tasks", default="reacher,point_mass,two_room", help="of probes and planning")
+    parser.add_argument("--unseen", default="dm_control/finger-turn_easy,dm_control/acrobot-swingup")
+    parser.add_argument("--encoders", default=ENCODERS)
+    parser.add_argument("--labels", default="4000,400", help="that probes are fitted to")
+    parser.add_argument("--tests", type=int, default=500, help="clips that probes are scored on")
     parser.add_argument("--episodes", type=int, default=600, help="logged for each task")
-    parser.add_argument("--look-episodes", type=int, default=40, help="logged for each unseen look")
+    parser.add_argument("--look-episodes", type=int, default=40, help="logged for each look; 0 for none")
+    parser.add_argument("--unseen-episodes", type=int, default=200)
     parser.add_argument("--fractions", default="1,0.1", help="of the episodes that predictors are trained on")
-    parser.add_argument("--steps", type=int, help="of wm-train's first stage (its default)")
+    parser.add_argument("--training", type=float, default=0.5, help="share of wm-train's usual steps")
     parser.add_argument("--protocols", default="near,far")
     parser.add_argument("--trials", type=int, default=50, help="planned episodes of each protocol")
+    parser.add_argument("--objective-task", default="reacher")
+    parser.add_argument("--objectives", default=",".join((*OBJECTIVES, WITH_ACTIONS)))
+    parser.add_argument("--objective-episodes", type=int, default=200, help="logged in varied looks for them")
+    parser.add_argument("--pretrain-steps", type=int, default=1500, help="of 16 clips, for each objective")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--table", action="store_true", help="only print what is there")
-    flags = parser.parse_args()
-    torch.set_num_threads(flags.threads)
-    results = Results(flags.out / "results.json")
-    if not flags.table:
-        for task in flags.tasks.split(","):
-            data = log_task(flags, task)
-            for spec in flags.encoders.split(","):
-                if {"probes", "looks"} & set(flags.parts.split(",")):
-                    probe(flags, task, data, spec, results)
-                if "planning" in flags.parts.split(","):
-                    plan(flags, task, data, spec, results)
-    print(tables(results.rows))
+    parser.add_argument("--gather", type=Path, metavar="FILE", help="at the end write all rows into one file")
+    return parser.parse_args()
 
 
-class Results:
-    """Rows of results by key, kept in a file."""
+class Rows:
+    """Results by key, each in a file of its own."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.rows: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
 
-    def add(self, key: str, row: dict[str, Any]) -> None:
-        """Keep a row, at once."""
-        self.rows[key] = row
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_suffix(".partial")
-        partial.write_text(json.dumps(self.rows, indent=1) + "\n")
-        partial.replace(self.path)
-        print(key, {name: value for name, value in row.items() if name != "outcomes"}, file=sys.stderr)
+    def all(self) -> list[Row]:
+        """Every row, in the order of their names."""
+        return [json.loads(path.read_text()) for path in sorted(self.folder.glob("*.json"))]
 
+    def has(self, *key: object) -> bool:
+        """Whether it has been measured."""
+        return self._path(*key).is_file()
 
-def log_task(flags: argparse.Namespace, task: str) -> Path:
-    """Log the plain episodes, a tenth of them, and episodes in each look, unless they are there."""
-    folder = flags.out / "data" / task
-    wanted = {"plain": (None, flags.episodes)}
-    for fraction in map(float, flags.fractions.split(",")):
-        if fraction < 1:
-            wanted[f"plain-{fraction:g}"] = (None, max(4, round(fraction * flags.episodes)))
-    if "looks" in flags.parts:
-        wanted |= {look: (look, flags.look_episodes) for look in LOOKS}
-    for index, (name, (factors, episodes)) in enumerate(wanted.items()):
-        # The tenth has the seed of the whole, so that it is its first episodes.
-        seed = flags.seed if factors is None else flags.seed + 1000 + index
-        root = folder / name
-        if not complete(root):
-            collect(CollectConfig(task, episodes, factors=factors, seed=seed), root, resume=root.exists())
-    return folder
+    @contextmanager
+    def adding(self, *key: object) -> Iterator[Row]:
+        """A row to be filled; it is kept, with the processor time that was taken, if nothing fails."""
+        row: Row = {"part": key[0]}
+        began = _processor_seconds()
+        yield row
+        row["cpu_seconds"] = round(_processor_seconds() - began, 1)
+        path = self._path(*key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(row, indent=1) + "\n")
+        partial.replace(path)
+        print(path.stem, f"{row['cpu_seconds']:.0f} s", file=sys.stderr)
+
+    def _path(self, *key: object) -> Path:
+        return self.folder / (re.sub(r"[^\w.@-]+", "-", " ".join(map(str, key))) + ".json")
 
 
-def complete(root: Path) -> bool:
-    """Whether all episodes of a store are there."""
+def _processor_seconds() -> float:
+    """Of this process and those that it waited for."""
+    return sum(
+        usage.ru_utime + usage.ru_stime
+        for usage in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    )
+
+
+def logged(flags: argparse.Namespace, name: str, config: CollectConfig) -> Path:
+    """The store of these episodes, logged unless it is there."""
+    root = flags.out / "data" / short_name(config.env) / name
     manifest = root / "manifest.json"
-    return manifest.is_file() and bool(json.loads(manifest.read_text()).get("complete"))
+    if not (manifest.is_file() and json.loads(manifest.read_text()).get("complete")):
+        collect(config, root, num_workers=1, resume=root.exists())
+    return root
+
+
+def plain_log(flags: argparse.Namespace, env: str, episodes: int, name: str = "plain") -> Path:
+    """Episodes in the plain look; fewer ones are the first of more."""
+    return logged(flags, name, CollectConfig(env, episodes, seed=flags.seed))
 
 
 def load(spec: str) -> Encoder:
@@ -121,90 +159,115 @@ def load(spec: str) -> Encoder:
     return load_encoder(name, **({"image_size": int(size)} if size else {}))
 
 
-def label_of(task: str, num_positions: int) -> Label:
-    """Positions, angles as sine and cosine, then velocities."""
-    angles = ANGLES.get(task, ())
-
-    def label(state: np.ndarray) -> np.ndarray:
-        columns = []
-        for joint in range(num_positions):
-            value = state[:, joint]
-            columns += [np.sin(value), np.cos(value)] if joint in angles else [value]
-        return np.stack([*columns, *state[:, num_positions:].T], axis=1)
-
-    return label
+# --- probes ---------------------------------------------------------------------------------------------
 
 
-def probe(flags: argparse.Namespace, task: str, data: Path, spec: str, results: Results) -> None:
+def probes(flags: argparse.Namespace, rows: Rows) -> None:
+    """Probes of every task and encoder, in the plain look and in others."""
+    for task in flags.tasks.split(","):
+        plain, looks = plain_log(flags, task, flags.episodes), {}
+        for index, look in enumerate(LOOKS if flags.look_episodes else ()):
+            config = CollectConfig(task, flags.look_episodes, factors=look, seed=flags.seed + 1001 + index)
+            looks[look] = logged(flags, look, config)
+        for spec in flags.encoders.split(","):
+            probe(flags, rows, ("probes", task, spec), lambda spec=spec: load(spec), plain, looks)
+
+
+def unseen(flags: argparse.Namespace, rows: Rows) -> None:
+    """Probes of tasks that pretraining never saw."""
+    for task in flags.unseen.split(","):
+        plain = plain_log(flags, task, flags.unseen_episodes)
+        for spec in flags.encoders.split(","):
+            probe(flags, rows, ("unseen", task, spec), lambda spec=spec: load(spec), plain, {})
+
+
+def probe(
+    flags: argparse.Namespace,
+    rows: Rows,
+    key: tuple[str, str, str],
+    encoder_of: Callable[[], Encoder],
+    plain: Path,
+    looks: dict[str, Path],
+) -> None:
     """Fit probes to few and many labels; score them on held-out episodes and in every look."""
-    labels = sorted(map(int, flags.labels.split(",")), reverse=True)
-    missing = [n for n in labels if f"probe {task} {spec} {n}" not in results.rows]
+    numbers = sorted(map(int, flags.labels.split(",")), reverse=True)
+    missing = [number for number in numbers if not rows.has(*key, number)]
     if not missing:
         return
-    encoder = load(spec)
-    plain = TrajectoryStore(data / "plain")
-    train, held = plain.split(0.15, seed=flags.seed)
-    num_positions = plain.columns["state"].shape[0] // 2
-    label = label_of(task, num_positions)
-    num_velocities = plain.columns["state"].shape[0] - num_positions
+    encoder, store = encoder_of(), TrajectoryStore(plain)
+    train, held = store.split(0.15, seed=flags.seed)
+    task = make_task(key[1], render=False)
+    labels = StateLabels(task.mj_model, len(task.get_state()))
+    is_velocity = np.array(labels.kinds) == "velocity"
 
-    def features(store: TrajectoryStore, num: int, episodes: np.ndarray | None, seed: int) -> tuple:
-        clips, targets, groups = labelled_clips(store, label, num, episodes=episodes, seed=seed)
+    def features(log: TrajectoryStore, number: int, episodes: np.ndarray | None, seed: int) -> tuple:
+        clips, targets, groups = labelled_clips(log, labels, number, episodes=episodes, seed=seed)
         return clip_features(encoder, clips, POOL_SIZE), targets, groups
 
-    x, y, groups = features(plain, labels[0], train, flags.seed)
-    tests = {"plain": features(plain, flags.tests, held, flags.seed + 1)[:2]}
-    if "looks" in flags.parts:
-        for look in LOOKS:
-            tests[look] = features(TrajectoryStore(data / look), flags.tests, None, flags.seed + 2)[:2]
-    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(flags.seed))
-    for num in missing:
-        chosen = order[:num]
-        found = probe_scores(x[chosen], y[chosen], tests, groups=groups[chosen])
-        row: dict[str, Any] = {"task": task, "encoder": spec, "labels": num}
-        for kind, by_test in found.items():
-            row[kind] = {
-                name: {
-                    "position": float(np.mean(scores[:-num_velocities])),
-                    "velocity": float(np.mean(scores[-num_velocities:])),
+    with rows.adding(*key, missing[0]) as first:
+        x, y, groups = features(store, missing[0], train, flags.seed)
+        tests = {"plain": features(store, flags.tests, held, flags.seed + 1)[:2]}
+        for look, root in looks.items():
+            tests[look] = features(TrajectoryStore(root), flags.tests, None, flags.seed + 2)[:2]
+        order = torch.randperm(len(x), generator=torch.Generator().manual_seed(flags.seed))
+
+        def score(row: Row, number: int) -> None:
+            chosen = order[:number]
+            found = probe_scores(x[chosen], y[chosen], tests, groups=groups[chosen])
+            row.update(task=key[1], encoder=key[2], labels=number)
+            for kind, by_test in found.items():
+                row[kind] = {
+                    name: {
+                        "position": float(np.mean(np.array(scores)[~is_velocity])),
+                        "velocity": float(np.mean(np.array(scores)[is_velocity])),
+                    }
+                    for name, scores in by_test.items()
                 }
-                for name, scores in by_test.items()
-            }
-        results.add(f"probe {task} {spec} {num}", row)
+
+        score(first, missing[0])
+    for number in missing[1:]:
+        with rows.adding(*key, number) as row:
+            score(row, number)
 
 
-def plan(flags: argparse.Namespace, task: str, data: Path, spec: str, results: Results) -> None:
-    """Train a predictor on each share of the episodes, and count successes."""
-    for fraction in map(float, flags.fractions.split(",")):
-        key = f"plan {task} {spec} {fraction:g}"
-        if key in results.rows:
-            continue
-        store = data / ("plain" if fraction == 1 else f"plain-{fraction:g}")
-        model = flags.out / "models" / f"{task}-{spec.replace('/', '_')}-{fraction:g}"
-        steps = (
-            [
-                "--steps",
-                str(flags.steps),
-                f"num_predictor_steps={flags.steps}",
-                f"distance.num_steps={flags.steps}",
-            ]
-            if flags.steps
-            else []
-        )
-        if not (model / "config.json").is_file():
-            encoder = encoder_folder(flags, spec)
-            where = ("--data", store, "--encoder", encoder, "--out", model, "--overwrite")
-            command("train", *where, "--threads", flags.threads, *steps)
-        evaluated = command(
-            *("eval", "--env", task, "--model", model, "--policy", "planner", "--protocol", flags.protocols),
-            *("--episodes", flags.trials, "--seed", flags.seed + 5000, "--overwrite"),
-            *("--threads", flags.threads, "--out", model / "evaluation"),
-        )
-        row = {"task": task, "encoder": spec, "fraction": fraction}
-        for found in evaluated["rows"]:
-            names = ("successes", "episodes", "success_rate", "ci95", "encode_ms_p50", "plan_ms_p50")
-            row[found["protocol"]] = {name: found.get(name) for name in names}
-        results.add(key, row)
+# --- planning -------------------------------------------------------------------------------------------
+
+
+def planning(flags: argparse.Namespace, rows: Rows) -> None:
+    """Train a predictor on each share of each task's episodes, over each encoder, and count successes."""
+    for task in flags.tasks.split(","):
+        for fraction in map(float, flags.fractions.split(",")):
+            episodes = max(4, round(fraction * flags.episodes))
+            name = "plain" if fraction == 1 else f"plain-{fraction:g}"
+            log = plain_log(flags, task, episodes, name)
+            for spec in flags.encoders.split(","):
+                if not rows.has("planning", task, spec, fraction):
+                    with rows.adding("planning", task, spec, fraction) as row:
+                        row.update(task=task, encoder=spec, fraction=fraction)
+                        row.update(plan(flags, task, log, spec, re.sub(r"\W+", "-", f"{task} {spec} {name}")))
+
+
+def plan(flags: argparse.Namespace, task: str, log: Path, spec: str, name: str) -> Row:
+    """Successes of each protocol."""
+    usual, model = TrainConfig(), flags.out / "models" / name
+    steps = {
+        "num_steps": usual.num_steps,
+        "num_predictor_steps": usual.num_predictor_steps,
+        "distance.num_steps": usual.distance.num_steps,
+    }
+    budget = [f"{setting}={max(2, round(flags.training * number))}" for setting, number in steps.items()]
+    if not (model / "config.json").is_file():
+        where = ("--data", log, "--encoder", encoder_folder(flags, spec), "--out", model, "--overwrite")
+        command("train", *where, "--threads", flags.threads, *budget)
+    evaluated = command(
+        *("eval", "--env", task, "--model", model, "--policy", "planner", "--protocol", flags.protocols),
+        *("--episodes", flags.trials, "--seed", flags.seed + 5000, "--overwrite"),
+        *("--threads", flags.threads, "--out", model / "evaluation"),
+    )
+    names = ("successes", "episodes", "success_rate", "ci95", "held_rate", "encode_ms_p50", "plan_ms_p50")
+    return {found["protocol"]: {name: found.get(name) for name in names} for found in evaluated["rows"]} | {
+        "budget": budget
+    }
 
 
 def encoder_folder(flags: argparse.Namespace, spec: str) -> str:
@@ -217,66 +280,61 @@ def encoder_folder(flags: argparse.Namespace, spec: str) -> str:
     return str(folder)
 
 
+# --- objectives, and time -------------------------------------------------------------------------------
+
+
+def objectives(flags: argparse.Namespace, rows: Rows) -> None:
+    """Pretrain on one task by each objective alone, on one budget; then probe."""
+    task = flags.objective_task
+    plain = plain_log(flags, task, flags.episodes)
+    config = CollectConfig(task, flags.objective_episodes, varied="all", seed=flags.seed + 2000)
+    varied = logged(flags, "varied", config)
+    for objective in flags.objectives.split(","):
+        out = flags.out / "pretrained" / re.sub(r"\W+", "-", objective)
+        if not rows.has("pretraining", task, objective):
+            with rows.adding("pretraining", task, objective) as row:
+                own = (
+                    [f"objective={objective}", "dynamics.weight=0", "dynamics.inverse_weight=0"]
+                    if objective != WITH_ACTIONS
+                    else []
+                )
+                said = command(
+                    *("pretrain", "--data", varied, "--out", out, "--overwrite", "--threads", flags.threads),
+                    *("--steps", flags.pretrain_steps, "--batch-size", 16, "probe_labels=0", *own),
+                )
+                names = ("loss", "std", "effective_rank", "uniformity", "seconds", "warnings")
+                row.update(task=task, objective=objective, steps=flags.pretrain_steps)
+                row.update({name: said[name] for name in names})
+        probe(flags, rows, ("objectives", task, objective), lambda out=out: load(str(out)), plain, {})
+
+
+def time(flags: argparse.Namespace, rows: Rows) -> None:
+    """Encode one frame on one thread."""
+    from encode_time import measure
+
+    for spec in flags.encoders.split(","):
+        if not rows.has("time", spec):
+            with rows.adding("time", spec) as row, torch.inference_mode():
+                row.update(encoder=spec, **measure(load(spec), 96, 100))
+
+
 def command(name: str, *arguments: object) -> dict[str, Any]:
     """What one of the package's commands prints as JSON; its progress goes to stderr."""
-    line = [sys.executable, "-m", f"wm_plan.commands.{name}", *map(str, arguments), "--json"]
-    runner = f"from wm_plan.commands.{name} import main; main()"
-    done = subprocess.run([sys.executable, "-c", runner, *line[3:]], stdout=subprocess.PIPE, check=False)
+    runner = f"import sys; from wm_plan.commands.{name} import main; sys.exit(main())"
+    line = [sys.executable, "-c", runner, *map(str, arguments), "--json"]
+    done = subprocess.run(line, stdout=subprocess.PIPE, check=False)
     if done.returncode:
-        raise SystemExit(f"wm-{name} ended with {done.returncode}: {' '.join(line)}")
+        raise SystemExit(f"wm-{name} ended with {done.returncode}: {' '.join(line[3:])}")
     return json.loads(done.stdout)
 
 
-def tables(rows: dict[str, Any]) -> str:
-    """Markdown: probes, looks, planning."""
-    probes = [row for key, row in rows.items() if key.startswith("probe ")]
-    plans = [row for key, row in rows.items() if key.startswith("plan ")]
-    parts = []
-    if probes:
-        parts.append("| task | encoder | labels | position: linear | MLP | velocity: linear | MLP |")
-        parts.append("|---|---|---|---|---|---|---|")
-        parts += [
-            f"| {row['task']} | {row['encoder']} | {row['labels']} | "
-            + " | ".join(
-                _explained(row[kind]["plain"][what])
-                for what in ("position", "velocity")
-                for kind in ("linear", "mlp")
-            )
-            + " |"
-            for row in probes
-        ]
-    if looked := [row for row in probes if len(row["linear"]) > 1]:
-        parts.append("\nPosition in looks that the probe was not fitted to (MLP):\n")
-        parts.append(f"| task | encoder | labels | plain | {' | '.join(LOOKS)} |")
-        parts.append("|---|---|---|---|" + "---|" * len(LOOKS))
-        parts += [
-            f"| {row['task']} | {row['encoder']} | {row['labels']} | "
-            + " | ".join(_explained(row["mlp"][look]["position"]) for look in ("plain", *LOOKS))
-            + " |"
-            for row in looked
-        ]
-    if plans:
-        names = list(dict.fromkeys(name for row in plans for name in row if isinstance(row[name], dict)))
-        parts.append(f"\n| task | encoder | data | {' | '.join(names)} |")
-        parts.append("|---|---|---|" + "---|" * len(names))
-        parts += [
-            f"| {row['task']} | {row['encoder']} | {row['fraction']:.0%} | "
-            + " | ".join(_rate(row[name]) for name in names)
-            + " |"
-            for row in plans
-        ]
-    return "\n".join(parts)
-
-
-def _explained(value: float) -> str:
-    """R^2; what is worse than guessing the mean is just that."""
-    return f"{value:.3f}" if value >= 0 else "< 0"
-
-
-def _rate(found: dict[str, Any]) -> str:
-    low, high = found["ci95"]
-    return f"{found['success_rate']:.0%} ({low:.0%} to {high:.0%})"
-
+PARTS: dict[str, Callable[[argparse.Namespace, Rows], None]] = {
+    "probes": probes,
+    "unseen": unseen,
+    "planning": planning,
+    "objectives": objectives,
+    "time": time,
+}
 
 if __name__ == "__main__":
     main()

@@ -1,6 +1,9 @@
-"""The comparison of encoders labels rightly, loses nothing of a stopped run, and counts every product."""
+"""The comparison of encoders loses no row, says what was measured, and counts every matrix product."""
 
+import json
 import runpy
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,28 +17,76 @@ comparison = runpy.run_path(str(BENCHMARKS / "encoders.py"))
 timing = runpy.run_path(str(BENCHMARKS / "encode_time.py"))
 
 
-def test_angles_are_labelled_by_sine_and_cosine_and_places_by_themselves() -> None:
-    state = np.array([[0.5, -3.0, 7.0, 8.0]])
-    by_angle = comparison["label_of"]("reacher", 2)(state)
-    np.testing.assert_allclose(by_angle, [[np.sin(0.5), np.cos(0.5), np.sin(-3.0), np.cos(-3.0), 7, 8]])
-    np.testing.assert_array_equal(comparison["label_of"]("point_mass", 2)(state), state)
+@pytest.fixture
+def tables(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[dict]], str]:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return runpy.run_path(str(BENCHMARKS / "encoders_table.py"))["tables"]
 
 
-def test_results_outlive_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    results = comparison["Results"](tmp_path / "new" / "results.json")
-    scores = {"plain": {"position": 0.91234, "velocity": 0.5}}
-    row = {"task": "reacher", "encoder": "small", "labels": 400, "linear": scores, "mlp": scores}
-    results.add("probe reacher small 400", row)
-    rate = {"successes": 46, "episodes": 50, "success_rate": 0.92, "ci95": [0.812, 0.968]}
-    results.add(
-        "plan reacher small 0.1", {"task": "reacher", "encoder": "small", "fraction": 0.1, "far": rate}
+def scores(position: float, velocity: float) -> dict[str, float]:
+    return {"position": position, "velocity": velocity}
+
+
+def test_rows_outlive_the_run_and_one_that_fails_is_not_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = comparison["Rows"](tmp_path / "rows")
+    with rows.adding("unseen", "dm_control/acrobot-swingup", "small", 400) as row:
+        row["labels"] = 400
+    with pytest.raises(RuntimeError), rows.adding("unseen", "pendulum", "small", 400):
+        raise RuntimeError
+    again = comparison["Rows"](tmp_path / "rows")
+    assert again.has("unseen", "dm_control/acrobot-swingup", "small", 400)
+    assert not again.has("unseen", "pendulum", "small", 400)
+    (kept,) = again.all()
+    assert (kept["part"], kept["labels"]) == ("unseen", 400)
+    assert kept["cpu_seconds"] >= 0
+    assert "acrobot" in capsys.readouterr().err
+
+
+def test_the_tables_say_what_the_rows_say(tables: Callable[[list[dict]], str]) -> None:
+    seen = {"plain": scores(0.91234, 0.5), "light": scores(0.25, -1.0)}
+    probed = {"task": "reacher", "encoder": "small", "linear": seen, "mlp": seen, "cpu_seconds": 1800}
+    rate = {"success_rate": 0.92, "ci95": [0.812, 0.968]}
+    planned = {"part": "planning", "task": "reacher", "encoder": "small", "cpu_seconds": 1800}
+    text = tables(
+        [
+            {"part": "probes", **probed, "labels": 4000},
+            {"part": "probes", **probed, "labels": 400},
+            {**planned, "fraction": 0.1, "far": rate},
+            {**planned, "fraction": 1.0, "far": {"success_rate": 1.0, "ci95": [0.929, 1.0]}},
+        ]
     )
-    again = comparison["Results"](tmp_path / "new" / "results.json")
-    assert again.rows == results.rows
-    text = comparison["tables"](again.rows)
-    assert "| reacher | small | 400 | 0.912 | 0.912 | 0.500 | 0.500 |" in text
-    assert "| reacher | small | 10% | 92% (81% to 97%) |" in text
-    assert "probe reacher small 400" in capsys.readouterr().err
+    both = " | 0.912 | 0.912 | 0.500 | 0.500"
+    assert f"| reacher | small{both}{both} |" in text
+    assert "| reacher | small | 400 | 0.912 | 0.250 |" in text
+    assert "| reacher | small | 100 (93 to 100) | 92 (81 to 97) |" in text
+    assert "All rows together took 2.0 hours of one core." in text
+    with pytest.raises(ValueError, match="no rows were found"):
+        tables([])
+
+
+@pytest.mark.slow
+def test_it_measures_what_is_missing_and_nothing_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = (
+        f"encoders.py --out {tmp_path} --tasks reacher --encoders pixels "
+        "--unseen dm_control/pendulum-swingup --episodes 6 --look-episodes 0 --unseen-episodes 4 "
+        "--labels 60,20 --tests 20 --fractions 1 "
+        f"--training 0.002 --trials 1 --protocols near --gather {tmp_path / 'all.json'}"
+    )
+    monkeypatch.setattr(sys, "argv", [*words.split(), "--parts", "probes,unseen,planning"])
+    comparison["main"]()
+    rows = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "rows").iterdir()}
+    probed = ("probes-reacher-pixels", "unseen-dm_control-pendulum-swingup-pixels")
+    expected = [f"{name}-{number}" for name in probed for number in (60, 20)]
+    assert sorted(rows) == sorted([*expected, "planning-reacher-pixels-1.0"])
+    assert rows["planning-reacher-pixels-1.0"]["near"]["episodes"] == 1
+    assert json.loads((tmp_path / "all.json").read_text()) == [rows[name] for name in sorted(rows)]
+    capsys.readouterr()
+    comparison["main"]()
+    assert capsys.readouterr().err == ""  # there was nothing to measure
 
 
 def test_every_matrix_product_of_an_encoder_is_counted_once() -> None:
