@@ -42,8 +42,9 @@ def tables(rows: list[Row]) -> str:
     ):
         if part in by_part and (table := make(by_part[part])):
             made.append(f"{title}\n\n{table}")
-    spent = sum(row["cpu_seconds"] for row in rows) / 3600
-    made.append(f"All rows together took {spent:.1f} hours of one core.")
+    minutes = {part: sum(row["cpu_seconds"] for row in found) / 60 for part, found in by_part.items()}
+    each = ", ".join(f"{part} {spent:.0f}" for part, spent in minutes.items())
+    made.append(f"Minutes of one core: {each}; {sum(minutes.values()):.0f} together.")
     return "\n\n".join(made)
 
 

@@ -16,7 +16,7 @@ from wm_plan.collecting import CollectConfig, collect
 from wm_plan.feature_pictures import draw_neighbours, draw_pca, draw_similarity
 from wm_plan.world_model import TrajectoryStore, load_encoder
 
-NUM_EPISODES, NUM_STEPS = 8, 28
+NUM_EPISODES, NUM_STEPS = 15, 28
 
 
 def main(out: Path, name: str = "small", data: Path | None = None) -> None:

@@ -15,7 +15,7 @@ from wm_plan.feature_pictures import (
     nearest_frames,
     pca_colours,
     similarity_map,
-    without_background,
+    what_moves,
 )
 
 ENCODER = make_encoder()
@@ -46,16 +46,20 @@ def test_a_frame_is_nearest_to_itself_and_to_what_looks_alike() -> None:
 
 
 def test_a_patch_is_most_similar_to_itself() -> None:
-    tokens = without_background(frame_tokens(ENCODER, dots(5)))
+    tokens = what_moves(frame_tokens(ENCODER, dots(5)))
     similar = similarity_map(tokens, 2, 7)
     assert similar.shape == (5, ENCODER.grid_size**2)
     assert divmod(int(similar.argmax()), similar.shape[1]) == (2, 7)
     torch.testing.assert_close(similar[2, 7], torch.tensor(1.0))
 
 
-def test_what_never_changes_is_taken_away() -> None:
-    tokens = torch.randn(6, 4, 3) + 100 * torch.randn(4, 3)
-    torch.testing.assert_close(without_background(tokens).mean(dim=0), torch.zeros(4, 3), atol=1e-4, rtol=0)
+def test_what_stays_and_what_a_whole_frame_shares_is_taken_away() -> None:
+    background = 100 * torch.randn(16, 3, generator=torch.Generator().manual_seed(0))
+    flicker = torch.tensor([0.0, 5.0, 0.0, -5.0, 0.0, 0.0])[:, None, None]  # of whole frames
+    passing = torch.zeros(6, 16, 3)
+    for frame in range(6):
+        passing[frame, 2 * frame] = 7.0
+    torch.testing.assert_close(what_moves(background + flicker + passing), passing, atol=1e-4, rtol=0)
 
 
 def test_pictures_are_written_with_the_frames_in_them(tmp_path: Path) -> None:

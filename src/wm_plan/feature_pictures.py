@@ -31,9 +31,13 @@ def frame_tokens(encoder: Encoder, frames: Frames, batch_size: int = 16) -> Toke
     return torch.cat(parts)
 
 
-def without_background(tokens: Tokens) -> Tokens:
-    """Tokens less the mean of their place over the frames: what never changes is gone."""
-    return tokens - tokens.mean(dim=0)
+def what_moves(tokens: Tokens) -> Tokens:
+    """Tokens less the usual one of their place, and less what a whole frame then has in common.
+
+    Medians: where something passes, it leaves no trace in the other frames.
+    """
+    own = tokens - tokens.median(dim=0).values
+    return own - own.median(dim=1, keepdim=True).values
 
 
 def pca_colours(tokens: Tokens) -> UInt8[np.ndarray, "frame token 3"]:
@@ -62,20 +66,24 @@ def similarity_map(tokens: Tokens, frame: int, token: int) -> Float[Tensor, "fra
 
 
 def draw_pca(path: Path, encoder: Encoder, frames: Frames) -> None:
-    """Write a PNG: frames, their tokens as colours, and the same less what never changes."""
+    """Write a PNG: frames, their tokens as colours, and the same of what moves."""
     tokens = frame_tokens(encoder, frames)
     rows = [
         frames,
         _maps(pca_colours(tokens), encoder),
-        _maps(pca_colours(without_background(tokens)), encoder),
+        _maps(pca_colours(what_moves(tokens)), encoder),
     ]
-    names = ["frames", f"tokens of {encoder.name}, first three components", "less what is always there"]
+    names = [
+        "frames",
+        f"tokens of {encoder.name}, first three components",
+        "less what is always there, and what the whole frame has in common",
+    ]
     _write(path, rows, names, smooth=(True, False, False))
 
 
 def draw_neighbours(path: Path, encoder: Encoder, queries: Frames, others: Frames, num: int = 6) -> None:
     """Write a PNG: each query beside the frames among `others` that are nearest to it, nearest first."""
-    both = without_background(frame_tokens(encoder, np.concatenate([queries, others])))
+    both = frame_tokens(encoder, np.concatenate([queries, others]))
     nearest = nearest_frames(both[: len(queries)], both[len(queries) :], min(num, len(others)))
     rows = [
         np.concatenate([query[None], others[found]]) for query, found in zip(queries, nearest, strict=True)
@@ -93,8 +101,7 @@ def draw_similarity(path: Path, encoder: Encoder, frames: Frames, places: list[t
         frames: of a video.
         places: row and column as fractions of the height and width.
     """
-    tokens = without_background(frame_tokens(encoder, frames))
-    tokens = tokens - tokens.mean(dim=1, keepdim=True)  # nor what the whole frame has in common
+    tokens = what_moves(frame_tokens(encoder, frames))
     grid = encoder.grid_size
     rows, names = [frames], ["frames; a ring marks the patch that the row below compares with"]
     marks: list[tuple[int, int, float, float]] = []

@@ -61,7 +61,7 @@ def test_the_tables_say_what_the_rows_say(tables: Callable[[list[dict]], str]) -
     assert f"| reacher | small{both}{both} |" in text
     assert "| reacher | small | 400 | 0.912 | 0.250 |" in text
     assert "| reacher | small | 100 (93 to 100) | 92 (81 to 97) |" in text
-    assert "All rows together took 2.0 hours of one core." in text
+    assert "Minutes of one core: probes 60, planning 60; 120 together." in text
     with pytest.raises(ValueError, match="no rows were found"):
         tables([])
 
