@@ -51,6 +51,8 @@ def test_a_patch_is_most_similar_to_itself() -> None:
     assert similar.shape == (5, ENCODER.grid_size**2)
     assert divmod(int(similar.argmax()), similar.shape[1]) == (2, 7)
     torch.testing.assert_close(similar[2, 7], torch.tensor(1.0))
+    tokens[3, 1], tokens[3, 2] = 2 * tokens[2, 7], 0.01 * tokens[2, 7]
+    torch.testing.assert_close(similarity_map(tokens, 2, 7)[3, 1:3], torch.tensor([1.0, 0.01]))
 
 
 def test_what_stays_and_what_a_whole_frame_shares_is_taken_away() -> None:

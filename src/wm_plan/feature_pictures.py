@@ -61,8 +61,13 @@ def nearest_frames(query: Tokens, others: Tokens, num: int) -> Int[Tensor, "fram
 
 
 def similarity_map(tokens: Tokens, frame: int, token: int) -> Float[Tensor, "frame token"]:
-    """Cosine similarity of one token to every token of every frame, from -1 to 1."""
-    return F.cosine_similarity(tokens, tokens[frame, token], dim=-1)
+    """Similarity of one token to every token of every frame, from -1 to 1.
+
+    Of directions (cosine), and in size: a token that is next to nothing is like no other.
+    """
+    one = tokens[frame, token]
+    size = tokens.norm(dim=-1) / one.norm().clamp(min=1e-12)
+    return F.cosine_similarity(tokens, one, dim=-1) * size.clamp(max=1)
 
 
 def draw_pca(path: Path, encoder: Encoder, frames: Frames) -> None:
@@ -113,7 +118,8 @@ def draw_similarity(path: Path, encoder: Encoder, frames: Frames, places: list[t
             _maps(np.stack([shade, (shade * 0.7).astype(np.uint8), 80 - shade // 4], axis=-1), encoder)
         )
         names.append(f"similarity to the patch at row {row:.2f}, column {column:.2f} (dark 0, bright 1)")
-        marks += [(0, 0, row, column), (len(rows) - 1, 0, row, column)]
+        middle = (place[0] + 0.5) / grid, (place[1] + 0.5) / grid
+        marks += [(0, 0, *middle), (len(rows) - 1, 0, *middle)]
     _write(path, rows, names, smooth=(True, *(False,) * len(places)), marks=marks)
 
 
