@@ -1,15 +1,21 @@
 """Ensembles of predictors: their mean, what each imagines, and where they disagree."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from tests.dot_world import RECIPE, make_encoder, make_episode, write_dots
 from tests.world_model.test_compact import make_model, random
+from tests.world_model.test_predictor_training import make_config
+from wm_plan.world_model import StoreWriter, TrajectoryStore, train_world_model
 from wm_plan.world_model.compact import CompactWorldModel, load_model
-from wm_plan.world_model.compact_config import CompactConfig
+from wm_plan.world_model.compact_config import CompactConfig, DistanceKind
 from wm_plan.world_model.compact_predictors import CompactPredictor, make_predictor
 from wm_plan.world_model.ensemble import EnsemblePredictor
+from wm_plan.world_model.training_logs import check_logs
 
 
 def stirred(**overrides) -> CompactWorldModel:
@@ -75,3 +81,32 @@ def test_each_member_learns_from_its_own_share() -> None:
     assert told.shape == (7, 4, 3)
     torch.testing.assert_close(told[:4], ensemble.members[0](context[:4], actions[:4]))
     torch.testing.assert_close(told[4:], ensemble.members[1](context[4:], actions[4:]))
+
+
+def test_members_distances_and_rewards_are_learned_in_one_run_and_kept(tmp_path: Path) -> None:
+    root = tmp_path / "dots"
+    with StoreWriter(root, RECIPE, 8) as writer:
+        for index in writer.missing():
+            columns = make_episode(index)
+            reward = -np.linalg.norm(columns["state"] - 0.5, axis=1).astype(np.float32)
+            writer.write(index, {**columns, "reward": reward})
+    sizes = {
+        "ensemble": 2,
+        "distance_members": 2,
+        "distance_kind": DistanceKind.quasimetric,
+        "reward_width": 8,
+    }
+    config = make_config()
+    config = replace(config, model=replace(config.model, **sizes))
+    model = train_world_model(TrajectoryStore(root), make_encoder(), tmp_path / "run", config)
+    assert model.metadata.surprise is not None
+    loaded = load_model(tmp_path / "run")
+    assert loaded.config == config.model
+    one, other = (torch.nn.utils.parameters_to_vector(m.parameters()) for m in loaded.predictor.members)
+    assert not torch.equal(one, other)
+    imagined = loaded.rollout(random(1, 2, 8), random(1, 4, 5, 2))
+    assert loaded.predicted_reward(imagined).shape == (1, 4)
+    assert (loaded.temporal_distance(imagined, random(1, 1, 8)) >= 0).all()
+    without = TrajectoryStore(write_dots(tmp_path / "plain"))
+    with pytest.raises(ValueError, match="no column 'reward'"):
+        check_logs(without, config)
