@@ -44,6 +44,16 @@ def shell_lines(text: str) -> list[str]:
     return [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
 
 
+def check_command(line: str) -> None:
+    """Fail unless this command line parses, and its overrides compose."""
+    name, *words = shlex.split(line, comments=True)
+    command = importlib.import_module(SCRIPTS[name].split(":")[0]).COMMAND
+    _, overrides = command.parse(words)
+    assert command.config is not None or not overrides, line
+    if command.config is not None:
+        compose(command.config, overrides)
+
+
 def test_the_readme_has_the_table_that_the_measurements_give() -> None:
     assert table_in(README) == run_benchmark("results_table.py").strip()
 
@@ -105,12 +115,7 @@ def test_every_command_in_the_documents_is_understood(text: str) -> None:
     commands += re.findall(r"`(wm-\w+ -[^`]+)`", text.replace("\n", " "))
     assert len(commands) > 5
     for line in commands:
-        name, *words = shlex.split(line, comments=True)
-        command = importlib.import_module(SCRIPTS[name].split(":")[0]).COMMAND
-        _, overrides = command.parse(words)
-        assert command.config is not None or not overrides, line
-        if command.config is not None:
-            compose(command.config, overrides)
+        check_command(line)
 
 
 def test_links_in_the_documents_lead_somewhere() -> None:

@@ -1,14 +1,11 @@
 """docs/encoders.md says what commands understand, what was measured, and what settings are called."""
 
-import importlib
 import re
-import shlex
 import tomllib
 from pathlib import Path
 
-from tests.test_documents import ROOT, SCRIPTS, run_benchmark, shell_lines, table_in
+from tests.test_documents import ROOT, check_command, run_benchmark, shell_lines, table_in
 from wm_plan.configs.training import PretrainRun
-from wm_plan.configuration import compose
 from wm_plan.state_probes import KINDS, PROBES
 from wm_plan.world_model.pretraining import OBJECTIVES
 
@@ -24,12 +21,7 @@ def test_every_command_is_understood() -> None:
     lines += re.findall(r"`(?:torchrun [^`]*)?(wm-\w+ --data [^`]+)`", TEXT)
     assert len(lines) > 6
     for line in lines:
-        name, *words = shlex.split(line, comments=True)
-        command = importlib.import_module(SCRIPTS[name].split(":")[0]).COMMAND
-        _, overrides = command.parse(words)
-        assert command.config is not None or not overrides, line
-        if command.config is not None:
-            compose(command.config, overrides)
+        check_command(line)
 
 
 def test_benchmarks_and_examples_that_it_names_are_there() -> None:
