@@ -21,6 +21,7 @@ probes      R^2 of positions (sine and cosine of angles) and velocities, from th
 unseen      the same of tasks that pretraining never saw.
 planning    a predictor by `wm-train` on all episodes or a tenth of them, with a share of its usual steps;
             successes by `wm-eval`, with Wilson's intervals, 95 %.
+robust      successes of the predictors on all episodes, near goals, in looks that they were not trained on.
 objectives  an encoder by each objective of `wm-pretrain`, of one budget, on one task; then probes.
 time        of encoding one frame on one thread; see `encode_time.py`.
 """
@@ -47,9 +48,11 @@ from wm_plan.state_probes import StateLabels
 from wm_plan.world_model import Encoder, TrainConfig, TrajectoryStore, load_encoder
 from wm_plan.world_model.pretraining import OBJECTIVES
 from wm_plan.world_model.probes import clip_features, labelled_clips, probe_scores
+from wm_plan.world_model.training_state import STATE_NAME
 
 LOOKS = ("light", "colour", "texture", "camera", "occluder")
 ENCODERS = "small,random,efficientnet-lite0@128,pixels"
+CHANGES = ("light", "colour", "background", "camera", "occluder")
 POOL_SIZE = 8
 WITH_ACTIONS = "vjepa + actions"
 """The default of wm-pretrain; all others are one objective alone."""
@@ -237,37 +240,58 @@ def planning(flags: argparse.Namespace, rows: Rows) -> None:
     """Train a predictor on each share of each task's episodes, over each encoder, and count successes."""
     for task in flags.tasks.split(","):
         for fraction in map(float, flags.fractions.split(",")):
-            episodes = max(4, round(fraction * flags.episodes))
-            name = "plain" if fraction == 1 else f"plain-{fraction:g}"
-            log = plain_log(flags, task, episodes, name)
             for spec in flags.encoders.split(","):
                 if not rows.has("planning", task, spec, fraction):
                     with rows.adding("planning", task, spec, fraction) as row:
                         row.update(task=task, encoder=spec, fraction=fraction)
-                        row.update(plan(flags, task, log, spec, re.sub(r"\W+", "-", f"{task} {spec} {name}")))
+                        found = plan(flags, task, spec, fraction, "--protocol", flags.protocols)
+                        row.update({one["protocol"]: counted(one) for one in found})
 
 
-def plan(flags: argparse.Namespace, task: str, log: Path, spec: str, name: str) -> Row:
-    """Successes of each protocol."""
-    usual, model = TrainConfig(), flags.out / "models" / name
-    steps = {
-        "num_steps": usual.num_steps,
-        "num_predictor_steps": usual.num_predictor_steps,
-        "distance.num_steps": usual.distance.num_steps,
-    }
-    budget = [f"{setting}={max(2, round(flags.training * number))}" for setting, number in steps.items()]
+def robust(flags: argparse.Namespace, rows: Rows) -> None:
+    """Count successes of the same predictors, near goals, where frames and goals look otherwise."""
+    changed = ("--protocol", "robust", "--changes", ",".join(CHANGES), "robust_goals=near")
+    for task in flags.tasks.split(","):
+        for spec in flags.encoders.split(","):
+            if not rows.has("robust", task, spec):
+                with rows.adding("robust", task, spec) as row:
+                    found = plan(flags, task, spec, 1.0, *changed)
+                    row.update(task=task, encoder=spec)
+                    row.update({one["change"] or "plain": counted(one) for one in found})
+
+
+def plan(flags: argparse.Namespace, task: str, spec: str, fraction: float, *arguments: object) -> list[Row]:
+    """What wm-eval counts with a predictor on this share of the episodes; it is trained if it is missing."""
+    log = plain_log(
+        flags,
+        task,
+        max(4, round(fraction * flags.episodes)),
+        "plain" if fraction == 1 else f"plain-{fraction:g}",
+    )
+    model = flags.out / "models" / re.sub(r"[^\w.]+", "-", f"{task} {spec} {fraction:g}")
     if not (model / "config.json").is_file():
-        where = ("--data", log, "--encoder", encoder_folder(flags, spec), "--out", model, "--overwrite")
-        command("train", *where, "--threads", flags.threads, *budget)
-    evaluated = command(
-        *("eval", "--env", task, "--model", model, "--policy", "planner", "--protocol", flags.protocols),
+        usual = TrainConfig()
+        steps = {
+            "num_steps": usual.num_steps,
+            "num_predictor_steps": usual.num_predictor_steps,
+            "distance.num_steps": usual.distance.num_steps,
+        }
+        command(
+            *("train", "--data", log, "--encoder", encoder_folder(flags, spec), "--out", model),
+            *("--resume" if (model / STATE_NAME).is_file() else "--overwrite", "--threads", flags.threads),
+            *(f"{name}={max(2, round(flags.training * number))}" for name, number in steps.items()),
+        )
+    return command(
+        *("eval", "--env", task, "--model", model, "--policy", "planner", *arguments, "--no-report"),
         *("--episodes", flags.trials, "--seed", flags.seed + 5000, "--overwrite"),
         *("--threads", flags.threads, "--out", model / "evaluation"),
-    )
-    names = ("successes", "episodes", "success_rate", "ci95", "held_rate", "encode_ms_p50", "plan_ms_p50")
-    return {found["protocol"]: {name: found.get(name) for name in names} for found in evaluated["rows"]} | {
-        "budget": budget
-    }
+    )["rows"]
+
+
+def counted(found: Row) -> Row:
+    """What is kept of a row of wm-eval."""
+    names = ("successes", "episodes", "success_rate", "ci95", "held_rate", "loss", "loss_ci95")
+    return {name: found.get(name) for name in names}
 
 
 def encoder_folder(flags: argparse.Namespace, spec: str) -> str:
@@ -332,6 +356,7 @@ PARTS: dict[str, Callable[[argparse.Namespace, Rows], None]] = {
     "probes": probes,
     "unseen": unseen,
     "planning": planning,
+    "robust": robust,
     "objectives": objectives,
     "time": time,
 }

@@ -37,6 +37,11 @@ def tables(rows: list[Row]) -> str:
         ("probes", "MLP probes of positions, in looks that they were not fitted to, R^2:", looks_table),
         ("unseen", "Probes of tasks that pretraining never saw, R^2:", probes_table),
         ("planning", "Goals reached with one head, predictor and budget, % (95 % interval):", planning_table),
+        (
+            "robust",
+            "Near goals reached in looks that no predictor was trained on, % (95 % interval):",
+            robust_table,
+        ),
         ("objectives", "Pretrained by each objective on one budget; probes, R^2:", probes_table),
         ("time", "One frame on one thread:", time_table),
     ):
@@ -97,6 +102,15 @@ def planning_table(rows: list[Row]) -> str:
         lines.append([task, encoder, *cells])
     columns = [f"{name}, {fraction:.0%} of the data" for fraction in fractions for name in protocols]
     return _table(["task", "encoder", *columns], lines)
+
+
+def robust_table(rows: list[Row]) -> str:
+    """One line a task and encoder; columns by what looks otherwise."""
+    changes = [name for name, value in rows[0].items() if isinstance(value, dict)]
+    return _table(
+        ["task", "encoder", *changes],
+        [[row["task"], row["encoder"], *(_rate(row[name]) for name in changes)] for row in rows],
+    )
 
 
 def time_table(rows: list[Row]) -> str:

@@ -55,13 +55,16 @@ def test_the_tables_say_what_the_rows_say(tables: Callable[[list[dict]], str]) -
             {"part": "probes", **probed, "labels": 400},
             {**planned, "fraction": 0.1, "far": rate},
             {**planned, "fraction": 1.0, "far": {"success_rate": 1.0, "ci95": [0.929, 1.0]}},
+            {**planned, "part": "robust", "plain": rate, "light": rate},
         ]
     )
     both = " | 0.912 | 0.912 | 0.500 | 0.500"
     assert f"| reacher | small{both}{both} |" in text
     assert "| reacher | small | 400 | 0.912 | 0.250 |" in text
     assert "| reacher | small | 100 (93 to 100) | 92 (81 to 97) |" in text
-    assert "Minutes of one core: probes 60, planning 60; 120 together." in text
+    assert "| task | encoder | plain | light |" in text
+    assert "| reacher | small | 92 (81 to 97) | 92 (81 to 97) |" in text
+    assert "Minutes of one core: probes 60, planning 60, robust 30; 150 together." in text
     with pytest.raises(ValueError, match="no rows were found"):
         tables([])
 
@@ -76,13 +79,15 @@ def test_it_measures_what_is_missing_and_nothing_twice(
         "--labels 60,20 --tests 20 --fractions 1 "
         f"--training 0.002 --trials 1 --protocols near --gather {tmp_path / 'all.json'}"
     )
-    monkeypatch.setattr(sys, "argv", [*words.split(), "--parts", "probes,unseen,planning"])
+    monkeypatch.setattr(sys, "argv", [*words.split(), "--parts", "probes,unseen,planning,robust"])
     comparison["main"]()
     rows = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "rows").iterdir()}
     probed = ("probes-reacher-pixels", "unseen-dm_control-pendulum-swingup-pixels")
     expected = [f"{name}-{number}" for name in probed for number in (60, 20)]
-    assert sorted(rows) == sorted([*expected, "planning-reacher-pixels-1.0"])
-    assert rows["planning-reacher-pixels-1.0"]["near"]["episodes"] == 1
+    planned = ["planning-reacher-pixels-1.0", "robust-reacher-pixels"]
+    assert sorted(rows) == sorted([*expected, *planned])
+    assert rows[planned[0]]["near"]["episodes"] == 1
+    assert rows[planned[1]].keys() >= {"plain", *comparison["CHANGES"]}
     assert json.loads((tmp_path / "all.json").read_text()) == [rows[name] for name in sorted(rows)]
     capsys.readouterr()
     comparison["main"]()
