@@ -35,7 +35,7 @@ $(DATA)/varied_two_room/manifest.json:
 	$(BIN)/wm-collect --env two_room --episodes 700 --seed 200 --varied --out $(@D)
 
 # The shipped encoder has learned from masks alone, without what wm-pretrain does besides by default.
-MASKS_ONLY := num_steps=1600 batch_size=32 weight_decay=0.04 feature_layers=[2] precision=float32 \
+MASKS_ONLY := encoder.whole_after=0 num_steps=1600 batch_size=32 weight_decay=0.04 feature_layers=[2] precision=float32 \
   dynamics.weight=0 dynamics.inverse_weight=0 looks.augment_rate=0 looks.rising=0 looks.teacher_sees_plain=false
 
 encoder: $(RUNS)/encoder/model.safetensors

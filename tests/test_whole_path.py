@@ -12,6 +12,7 @@ ENCODER = [
     "encoder.patch_size=8",
     "encoder.width=24",
     "encoder.depth=2",
+    "encoder.whole_after=2",
     "encoder.num_heads=2",
     "jepa.predictor_width=12",
     "jepa.predictor_depth=1",

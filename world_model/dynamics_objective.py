@@ -1,9 +1,11 @@
 """Pretraining by what actions do: imagined latents against those that follow, and which action it was.
 
-On top of the encoder a small head makes one latent a frame. For each task a predictor of its own imagines
-the latents that follow, which must be nearer to the teacher's latents of those frames than to any other in
-the batch, and another network tells the action from the latents around it. Head and networks are thrown away
-afterwards: what is kept is an encoder whose tokens hold what moves, and what moves it, in whatever look.
+On top of the encoder a small head makes one latent of a clip's mean token. For each task a predictor of its
+own imagines the latents that follow, which must be nearer to those of the frames in plain look than to any
+others in the batch, and another network tells the action from the latents around it. It imagines from two
+still frames, and from one clip in motion, whose latent must tell the velocity, too. Head and networks are
+thrown away afterwards: what is kept is an encoder whose tokens hold what moves, and what moves it, in
+whatever look. The mean token has to say it: a head over all places lets tokens stay as they were.
 """
 
 from __future__ import annotations
@@ -14,12 +16,14 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from .distributed import gathered
 from .vit import VideoViT
+
+_APART = 8.0
+"""Half the squared distance of unlike latents at first: softer, nothing is told apart for long."""
 
 
 @dataclass
@@ -29,28 +33,28 @@ class DynamicsConfig:
     Attributes:
         weight: of the contrast; 0 leaves all of this out.
         inverse_weight: of inverse dynamics.
-        batch_size: windows a task and step.
+        batch_size: windows a task and step; all of them are told from one another.
+        tasks_per_step: tasks a step, drawn anew; all, where there are no more.
         window: frames of a window; two are seen, the rest imagined.
         latent_dim: numbers a latent.
-        token_dim: channels that the head keeps of a token.
         width: hidden width of head, predictors and inverse dynamics.
     """
 
     weight: float = 1.0
     inverse_weight: float = 5.0
-    batch_size: int = 12
+    batch_size: int = 24
+    tasks_per_step: int = 2
     window: int = 4
     latent_dim: int = 64
-    token_dim: int = 24
     width: int = 256
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained."""
         for name, least in (
             ("batch_size", 2),
+            ("tasks_per_step", 1),
             ("window", 3),
             ("latent_dim", 1),
-            ("token_dim", 1),
             ("width", 1),
         ):
             if getattr(self, name) < least:
@@ -62,48 +66,35 @@ class DynamicsConfig:
             )
 
 
-class FrameHead(nn.Module):
-    """One latent a frame from its tokens; statistics of tokens, place by place, are taken out first."""
+class ClipHead(nn.Module):
+    """One latent a clip, and how it is about to change, from the mean of the clip's tokens."""
 
-    usual: Tensor
-    seen: Tensor
-    spread: Tensor
-
-    def __init__(self, grid_size: int, token_width: int, config: DynamicsConfig) -> None:
+    def __init__(self, token_width: int, config: DynamicsConfig) -> None:
         """Build with random weights."""
         super().__init__()
-        self.grid_size = grid_size
-        self.register_buffer("usual", torch.zeros(grid_size**2, token_width))
-        self.register_buffer("spread", torch.ones(()))
-        self.register_buffer("seen", torch.zeros((), dtype=torch.long))
-        self.reduce = nn.Linear(token_width, config.token_dim)
-        self.mix = nn.Conv2d(config.token_dim, config.token_dim, 3, padding=1)
         self.body = nn.Sequential(
-            nn.Linear(grid_size**2 * config.token_dim, config.width),
+            nn.Linear(token_width, config.width),
             nn.GELU(),
-            nn.LayerNorm(config.width),
-            nn.Linear(config.width, config.latent_dim),
+            nn.Linear(config.width, config.width),
+            nn.GELU(),
+            nn.Linear(config.width, 2 * config.latent_dim),
         )
-        self.log_scale = nn.Parameter(torch.tensor(-0.5 * math.log(config.latent_dim)))
+        self.log_scale = nn.Parameter(torch.tensor(0.5 * math.log(_APART / config.latent_dim)))
 
-    @torch.no_grad()
-    def notice(self, tokens: Float[Tensor, "frame token dim"]) -> None:
-        """Move the statistics towards those of these tokens."""
-        tokens = gathered(tokens.float())
-        share = max(0.02, 1 / (int(self.seen) + 1))
-        self.usual.lerp_(tokens.mean(dim=0), share)
-        self.spread.lerp_((tokens - self.usual).square().mean().sqrt().clamp(min=1e-4), share)
-        self.seen += 1
+    def forward(
+        self, tokens: Float[Tensor, "clip token dim"]
+    ) -> tuple[Float[Tensor, "clip latent"], Float[Tensor, "clip latent"]]:
+        """Latents, standardised over all clips of the batch times a learned scale, and their change.
 
-    def forward(self, tokens: Float[Tensor, "frame token dim"]) -> Float[Tensor, "frame latent"]:
-        """Latents, standardised over all frames of the batch, times a learned scale."""
-        standard = (tokens.float() - self.usual.clone()) / self.spread.clone()
-        reduced = F.gelu(self.reduce(standard))
-        grid = rearrange(reduced, "n (h w) c -> n c h w", h=self.grid_size)
-        latents = self.body((F.gelu(self.mix(grid)) + grid).flatten(1)).float()
-        everyone = gathered(latents)
-        standardised = (everyone - everyone.mean(dim=0)) / (everyone.var(dim=0, correction=0) + 1e-5).sqrt()
-        return standardised * self.log_scale.exp()
+        In full precision: what differs between clips is small beside what all of them share.
+        """
+        with torch.autocast(tokens.device.type, enabled=False):
+            means = gathered(tokens.float().mean(dim=1))
+            centred = means - means.mean(dim=0)
+            latents, change = self.body(centred / (centred.square().mean().sqrt() + 1e-4)).chunk(2, dim=-1)
+            deviations = latents - latents.mean(dim=0)
+            standardised = deviations / (deviations.square().mean(dim=0) + 1e-5).sqrt()
+            return standardised * self.log_scale.exp(), change * self.log_scale.exp()
 
 
 class DynamicsObjective(nn.Module):
@@ -113,14 +104,12 @@ class DynamicsObjective(nn.Module):
     in latent planning: arXiv:2502.14819.
     """
 
-    def __init__(
-        self, grid_size: int, token_width: int, action_dims: Sequence[int], config: DynamicsConfig
-    ) -> None:
+    def __init__(self, token_width: int, action_dims: Sequence[int], config: DynamicsConfig) -> None:
         """Build with random weights for tasks of these numbers of actions."""
         super().__init__()
         self.config = config
         dim, width = config.latent_dim, config.width
-        self.head = FrameHead(grid_size, token_width, config)
+        self.head = ClipHead(token_width, config)
         self.predictors = nn.ModuleList(
             nn.Sequential(
                 nn.Linear(2 * dim + num, width), nn.GELU(), nn.Linear(width, width), nn.GELU(),
@@ -135,33 +124,31 @@ class DynamicsObjective(nn.Module):
     def forward(
         self,
         task: int,
-        tokens: Float[Tensor, "clip frame token dim"],
-        teacher_tokens: Float[Tensor, "clip frame token dim"],
-        actions: Float[Tensor, "clip frame action"],
+        frames: Float[Tensor, "window frame token dim"],
+        motion: Float[Tensor, "window token dim"],
+        plain_frames: Float[Tensor, "window frame token dim"],
+        actions: Float[Tensor, "window frame action"],
     ) -> dict[str, Float[Tensor, ""]]:
         """Losses of windows of one task.
 
         Args:
             task: its number.
-            tokens: of each frame, as the encoder sees it.
-            teacher_tokens: as the teacher sees it; no gradient flows there.
+            frames: tokens of each frame on its own, as the encoder sees it.
+            motion: tokens of the first two frames as one clip.
+            plain_frames: as `frames`, in the look that the teacher sees; no gradient flows there.
             actions: of unit variance; each leads from its frame to the next.
         """
-        steps = tokens.shape[1]
-        self.head.notice(tokens.detach().flatten(0, 1))
-        latents = self.head(tokens.flatten(0, 1)).unflatten(0, (-1, steps))
+        steps = frames.shape[1]
+        latents = self.head(frames.flatten(0, 1))[0].unflatten(0, (-1, steps))
+        moving, change = self.head(motion)
         with torch.no_grad():
-            there = self.head(teacher_tokens.flatten(0, 1)).unflatten(0, (-1, steps))
+            there = self.head(plain_frames.flatten(0, 1))[0].unflatten(0, (-1, steps))
         actions = gathered(actions)
-        before, now = latents[:, 0], latents[:, 1]
-        imagined = []
-        for step in range(1, steps - 1):
-            inputs = torch.cat([now, now - before, actions[:, step]], dim=-1)
-            before, now = now, now + self.predictors[task](inputs).float()
-            imagined.append(now)
-        queries = torch.cat([latents, torch.stack(imagined, dim=1)], dim=1)
+        seen = self._imagine(task, latents[:, 1], latents[:, 1] - latents[:, 0], actions)
+        felt = self._imagine(task, moving, change, actions)
+        queries = torch.cat([latents, moving[:, None], seen, felt], dim=1)
         frame = torch.arange(there.shape[0] * steps, device=there.device).view(-1, steps)
-        answers: Int[Tensor, "clip query"] = torch.cat([frame, frame[:, 2:]], dim=1)
+        answers: Int[Tensor, "window query"] = torch.cat([frame, frame[:, 1:], frame[:, 2:]], dim=1)
         squared = torch.cdist(queries.flatten(0, 1), there.flatten(0, 1)).square()
         changes = latents[:, 1:] - latents[:, :-1]
         around = torch.cat([latents[:, 2:], changes[:, 1:], changes[:, :-1]], dim=-1)
@@ -170,6 +157,21 @@ class DynamicsObjective(nn.Module):
             "contrast": self.config.weight * F.cross_entropy(-squared, answers.flatten()),
             "inverse": self.config.inverse_weight * F.mse_loss(told, actions[:, 1:-1]),
         }
+
+    def _imagine(
+        self,
+        task: int,
+        now: Float[Tensor, "window latent"],
+        change: Float[Tensor, "window latent"],
+        actions: Float[Tensor, "window frame action"],
+    ) -> Float[Tensor, "window imagined latent"]:
+        """What follows the second frame's latent, given how it came about."""
+        imagined = []
+        for step in range(1, actions.shape[1] - 1):
+            change = self.predictors[task](torch.cat([now, change, actions[:, step]], dim=-1)).float()
+            now = now + change
+            imagined.append(now)
+        return torch.stack(imagined, dim=1)
 
 
 def frame_tokens(

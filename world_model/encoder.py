@@ -177,13 +177,8 @@ class JEPAEncoder(nn.Module):
         """Encode clips of a multiple of the tubelet's frames, or lone frames (repeated to fill a tubelet)."""
         if pixel_values.shape[1] == 1:
             pixel_values = pixel_values.expand(-1, self.config.tubelet_size, -1, -1, -1)
-        tokens, layers = self.vit.embed(pixel_values), []
-        if 0 in self.feature_layers:
-            layers.append(tokens)
-        for index, block in enumerate(self.vit.blocks[: max(self.feature_layers)], start=1):
-            tokens = block(tokens)
-            if index in self.feature_layers:
-                layers.append(tokens)
+        outputs = enumerate(self.vit.layers(pixel_values, depth=max(self.feature_layers)))
+        layers = [tokens for number, tokens in outputs if number in self.feature_layers]
         return torch.cat([F.layer_norm(layer, layer.shape[-1:]) for layer in layers], dim=-1)
 
     def save(self, folder: str | Path) -> None:
@@ -216,8 +211,11 @@ class JEPAEncoder(nn.Module):
             "mean": IMAGENET_MEAN,
             "std": IMAGENET_STD,
         }
+        vit = asdict(self.config)
+        if not self.config.whole_after:  # as before there was such a thing: fingerprints stay what they were
+            vit = {name: value for name, value in vit.items() if not name.startswith("whole_")}
         return {
-            "vit": asdict(self.config),
+            "vit": vit,
             "feature_layers": list(self.feature_layers),
             "preprocessing": preprocessing,
         }

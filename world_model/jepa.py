@@ -117,11 +117,11 @@ class JEPA(nn.Module):
         own = self.config.target == "self"
         vit = self.encoder if own else self.teacher
         with torch.set_grad_enabled(own and torch.is_grad_enabled()):
-            tokens, layers = vit.embed(pixel_values), []
-            for index, block in enumerate(vit.blocks, start=1):
-                tokens = block(tokens)
-                if index in self.config.target_layers:
-                    layers.append(tokens if own else F.layer_norm(tokens, tokens.shape[-1:]))
+            layers = [
+                tokens if own else F.layer_norm(tokens, tokens.shape[-1:])
+                for number, tokens in enumerate(vit.layers(pixel_values))
+                if number in self.config.target_layers
+            ]
             return torch.cat(layers, dim=-1)
 
     def forward(

@@ -72,7 +72,7 @@ class PretrainConfig:
     """
 
     objective: str = "vjepa"
-    encoder: ViTConfig = field(default_factory=ViTConfig)
+    encoder: ViTConfig = field(default_factory=lambda: ViTConfig(whole_after=3))
     jepa: JEPAConfig = field(default_factory=JEPAConfig)
     views: ViewConfig = field(default_factory=ViewConfig)
     dynamics: DynamicsConfig = field(default_factory=DynamicsConfig)
@@ -147,9 +147,7 @@ class _Model(nn.Module):
         self.views = None if masked else ViewObjective(config.objective, num_tokens, size.width, config.views)
         wanted = config.dynamics.weight > 0 or config.dynamics.inverse_weight > 0
         self.dynamics = (
-            DynamicsObjective(size.grid_size, size.width, action_dims, config.dynamics)
-            if wanted and action_dims
-            else None
+            DynamicsObjective(size.width, action_dims, config.dynamics) if wanted and action_dims else None
         )
 
     def clip_losses(
@@ -179,10 +177,12 @@ class _Model(nn.Module):
     ) -> dict[str, Tensor]:
         """What actions do, of a batch of windows of one task."""
         assert self.dynamics is not None
-        tokens = frame_tokens(self.jepa.encoder, clips.seen.to(device))
+        seen = clips.seen.to(device)
+        frames = frame_tokens(self.jepa.encoder, seen)
+        motion = self.jepa.encoder(seen[:, : self._tubelet])
         with torch.no_grad():
-            there = frame_tokens(self.jepa.teacher, clips.plain.to(device))
-        return self.dynamics(task, tokens, there, actions.to(device))
+            there = frame_tokens(self.jepa.encoder, clips.plain.to(device))
+        return self.dynamics(task, frames, motion, there, actions.to(device))
 
     @property
     def _tubelet(self) -> int:
@@ -373,14 +373,13 @@ class _Pretraining:
         clips = self.data.clips.draw(size, rng, looks=looks, part=part_of(size))
         with self.autocast:
             losses = self.model.clip_losses(clips, self.device, generator)
-            for task, sampler in enumerate(self.data.tasks):
+            num_tasks = min(config.dynamics.tasks_per_step, len(self.data.tasks))
+            for task in rng.permutation(len(self.data.tasks))[:num_tasks].tolist():
                 size = config.dynamics.batch_size
-                windows = sampler.draw(size, rng, looks=looks, part=part_of(size))
+                windows = self.data.tasks[task].draw(size, rng, looks=looks, part=part_of(size))
                 actions = torch.from_numpy(self.data.actions[task][windows.rows])
                 for name, loss in self.model.window_losses(task, windows, actions, self.device).items():
-                    losses[name] = losses.get(name, torch.zeros((), device=self.device)) + loss / len(
-                        self.data.tasks
-                    )
+                    losses[name] = losses.get(name, torch.zeros((), device=self.device)) + loss / num_tasks
         return losses
 
     def _update(self) -> None:

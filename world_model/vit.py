@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +25,9 @@ class ViTConfig:
         depth: transformer blocks.
         num_heads: attention heads a block.
         mlp_ratio: hidden width of a block's MLP over `width`.
+        whole_after: block after which every token is also told what its whole frame shows; 0 for never.
+        whole_dim: channels of a token that this takes.
+        whole_width: its hidden width.
     """
 
     image_size: int = 96
@@ -34,10 +38,18 @@ class ViTConfig:
     depth: int = 4
     num_heads: int = 3
     mlp_ratio: float = 4.0
+    whole_after: int = 0
+    whole_dim: int = 24
+    whole_width: int = 256
 
     def __post_init__(self) -> None:
         """Refuse sizes that do not fit together."""
-        for name in ("image_size", "patch_size", "tubelet_size", "num_frames", "width", "depth", "num_heads"):
+        if not 0 <= self.whole_after <= self.depth:
+            raise ValueError(f"whole_after must be from 0 to {self.depth} (depth), got {self.whole_after}")
+        for name in (
+            "image_size", "patch_size", "tubelet_size", "num_frames", "width", "depth", "num_heads",
+            "whole_dim", "whole_width",
+        ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.image_size % self.patch_size:
@@ -98,6 +110,47 @@ class Block(nn.Module):
         return tokens + self.mlp(self.norm2(tokens))
 
 
+_LOUD = 2.0
+"""How much larger than usual a `WholeFrame`'s first weights are, so that it is heard among the tokens."""
+
+
+class WholeFrame(nn.Module):
+    """Tells every token what its whole frame shows, by weights of each place's own.
+
+    Attention finds where something is only by learning to point there; in frames of a fixed camera a matrix
+    over all places reads it ten times sooner. Places that are hidden count as nothing.
+    """
+
+    def __init__(self, config: ViTConfig) -> None:
+        """Build with random weights."""
+        super().__init__()
+        self.num_places = config.grid_size**2
+        self.norm = nn.LayerNorm(config.width, eps=1e-6)
+        self.reduce = nn.Linear(config.width, config.whole_dim)
+        self.gather = nn.Linear(self.num_places * config.whole_dim, config.whole_width)
+        self.spread = nn.Linear(config.whole_width, config.width)
+        with torch.no_grad():
+            self.gather.weight.mul_(_LOUD)
+            self.spread.weight.mul_(2 * _LOUD)
+
+    def forward(
+        self, tokens: Float[Tensor, "batch kept dim"], index: Int[Tensor, "batch kept"] | None = None
+    ) -> Float[Tensor, "batch kept dim"]:
+        """Add to tokens what their frames show; `index` says which tokens they are, all when None."""
+        seen = F.gelu(self.reduce(self.norm(tokens)))
+        if index is None:
+            frames = seen.unflatten(1, (-1, self.num_places))
+            return (tokens.unflatten(1, frames.shape[1:3]) + self._told(frames)[:, :, None]).flatten(1, 2)
+        num_frames = int(index.max()) // self.num_places + 1
+        places = seen.new_zeros(len(seen), num_frames * self.num_places, seen.shape[-1])
+        places = places.scatter(1, index.unsqueeze(-1).expand_as(seen), seen)
+        told = self._told(places.unflatten(1, (num_frames, self.num_places)))
+        return tokens + gather_tokens(told, index // self.num_places)
+
+    def _told(self, frames: Float[Tensor, "batch frame place dim"]) -> Float[Tensor, "batch frame out"]:
+        return self.spread(F.gelu(self.gather(frames.flatten(2))))
+
+
 def sincos_positions(num_tubelets: int, grid_size: int, width: int) -> Float[Tensor, "token dim"]:
     """Fixed sine-cosine codes of (time, row, column), a third of the width each.
 
@@ -145,6 +198,7 @@ class VideoViT(nn.Module):
         )
         self.norm = nn.LayerNorm(config.width, eps=1e-6)
         self.apply(init_linear)
+        self.whole = WholeFrame(config) if config.whole_after else None
 
     def embed(
         self, pixel_values: Float[Tensor, "batch frame 3 height width"]
@@ -160,12 +214,25 @@ class VideoViT(nn.Module):
         visible: Int[Tensor, "batch kept"] | None = None,
     ) -> Float[Tensor, "batch kept dim"]:
         """Encode a clip; with `visible`, only these tokens go through the blocks."""
+        *_, last = self.layers(pixel_values, visible)
+        return self.norm(last)
+
+    def layers(
+        self,
+        pixel_values: Float[Tensor, "batch frame 3 height width"],
+        visible: Int[Tensor, "batch kept"] | None = None,
+        depth: int | None = None,
+    ) -> Iterator[Float[Tensor, "batch kept dim"]]:
+        """Tokens after the patch embedding and after each block, up to `depth` of them."""
         tokens = self.embed(pixel_values)
         if visible is not None:
             tokens = gather_tokens(tokens, visible)
-        for block in self.blocks:
+        yield tokens
+        for number, block in enumerate(self.blocks[:depth], start=1):
             tokens = block(tokens)
-        return self.norm(tokens)
+            if self.whole is not None and number == self.config.whole_after:
+                tokens = self.whole(tokens, visible)
+            yield tokens
 
 
 def init_linear(module: nn.Module) -> None:

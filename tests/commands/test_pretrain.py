@@ -22,6 +22,7 @@ TINY = [
     "encoder.patch_size=4",
     "encoder.width=24",
     "encoder.depth=2",
+    "encoder.whole_after=2",
     "encoder.num_heads=2",
     "jepa.predictor_width=12",
     "jepa.predictor_depth=1",

@@ -96,7 +96,7 @@ def test_what_actions_do_is_learned_for_every_task(tmp_path: Path) -> None:
             episode = make_episode(index)
             place = np.stack([episode["state"][:, 0], np.full(len(episode["state"]), 0.5)], axis=1)
             writer.write(index, {"pixels": draw_dots(place), "action": episode["action"][:, :1]})
-    dynamics = DynamicsConfig(latent_dim=16, token_dim=8, width=64)
+    dynamics = DynamicsConfig(latent_dim=16, width=64)
     config = config_of("vjepa", num_steps=250, dynamics=dynamics, looks=LookConfig(0.0, 0.0))
     pretrain(TrajectoryStore([*roots, tmp_path / "b"]), tmp_path / "run", config)
     lines = metrics_of(tmp_path / "run")
@@ -140,8 +140,8 @@ def test_in_bfloat16_losses_are_nearly_the_same_and_weights_stay_float32(
     objective: str, tmp_path: Path
 ) -> None:
     data = write_dots(tmp_path / "data", varied=True)
-    dynamics = DynamicsConfig(batch_size=4, latent_dim=8, token_dim=4, width=16)
-    config = config_of(objective, num_steps=20, log_every=20, dynamics=dynamics)
+    dynamics = DynamicsConfig(batch_size=4, latent_dim=8, width=16)
+    config = config_of(objective, num_steps=3, log_every=3, dynamics=dynamics)
     exact, rounded = (
         run(data, tmp_path / precision, replace(config, precision=precision))[0][-1]
         for precision in ("float32", "bfloat16")
@@ -187,7 +187,7 @@ def test_two_processes_train_every_objective_as_one_with_the_whole_batch(
     tmp_path: Path, free_port: int
 ) -> None:
     data = write_dots(tmp_path / "data", varied=True)
-    dynamics = DynamicsConfig(batch_size=4, latent_dim=8, token_dim=4, width=16)
+    dynamics = DynamicsConfig(batch_size=4, latent_dim=8, width=16)
     configs = [
         config_of(name, num_steps=6, log_every=1, dynamics=dynamics, precision="float32", accumulate=2)
         for name in OBJECTIVES

@@ -88,3 +88,32 @@ def test_sizes_that_do_not_fit_are_named(overrides: dict, message: str) -> None:
 
 def test_the_default_sizes_fit() -> None:
     assert ViTConfig().grid_size == 8
+
+
+def test_every_token_is_told_what_its_whole_frame_shows() -> None:
+    model, clip = make_model(whole_after=1, whole_dim=4, whole_width=8, depth=1), make_clip()
+    torch.nn.init.zeros_(model.blocks[0].attention.out.weight)  # so that nothing else is told between tokens
+    changed = clip.clone()
+    changed[:, 2:, :, :4, :4] += 1.0  # the first patch of the second tubelet
+    moved = (model(changed) - model(clip)).abs().amax(dim=(0, 2)) > 1e-6
+    assert moved.tolist() == [False] * 16 + [True] * 16
+
+
+def test_places_that_are_hidden_tell_the_whole_frame_nothing() -> None:
+    model, clip = make_model(whole_after=2), make_clip()
+    everything = torch.arange(32).expand(2, -1)
+    torch.testing.assert_close(model(clip, everything), model(clip), rtol=1e-4, atol=1e-5)
+    visible = torch.tensor([[0, 1, 2, 9, 17], [3, 4, 5, 6, 30]])
+    seen = model(clip, visible)
+    changed = clip.clone()
+    changed[0, :, :, 12:16] += 1.0  # none of it is visible
+    torch.testing.assert_close(model(changed, visible), seen)
+    plain = make_model()
+    plain.load_state_dict(model.state_dict(), strict=False)
+    assert not torch.allclose(plain(clip, visible), seen)
+
+
+@pytest.mark.parametrize("given", [-1, 3])
+def test_a_block_that_does_not_exist_is_followed_by_nothing(given: int) -> None:
+    with pytest.raises(ValueError, match="whole_after must be from 0 to 2"):
+        make_vit(whole_after=given)
