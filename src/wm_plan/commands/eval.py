@@ -241,7 +241,7 @@ def _put_together(
     if decided["report"]:
         from wm_plan.evaluation.report import make_report
 
-        write_atomically(out / REPORT, make_report(result, found))
+        write_atomically(out / REPORT, make_report(result, found, decided["videos"]))
     write_atomically(out / RESULT, json.dumps(as_json({**result, "rows": rows}), allow_nan=False) + "\n")
     if [folder.out for folder in folders] == [out]:
         folders[0].remove()

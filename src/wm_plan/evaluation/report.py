@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .side_by_side import Evaluation
 
 MOST_BYTES = 30_000_000
-"""What a report may weigh; videos are left out, the last ones first, until it does."""
+"""What a report may weigh; videos that would make it heavier are left out."""
 TITLES = {
     "near": "Near goals",
     "far": "Far goals",
@@ -38,14 +38,15 @@ document.querySelectorAll("video").forEach(video => {
 """
 
 
-def make_report(result: dict[str, Any], found: Sequence[Evaluation]) -> str:
+def make_report(result: dict[str, Any], found: Sequence[Evaluation], num_videos: int = 2) -> str:
     """Give the page.
 
     Args:
         result: what result.json holds: seed, threads, versions, command, ...
         found: rows with their outcomes, curves and videos.
+        num_videos: successes that are shown of each row, and failures.
     """
-    videos = _that_fit(found)
+    videos = _that_fit(found, num_videos)
     sections = []
     for protocol in dict.fromkeys(one.row["protocol"] for one in found):
         here = [one for one in found if one.row["protocol"] == protocol]
@@ -92,8 +93,9 @@ def _summary(found: Sequence[Evaluation]) -> str:
         row = one.row
         if row["change"] is None and row["name"] == found[0].row["name"]:
             held = "" if row["held_rate"] is None else f", and holds {100 * row['held_rate']:.0f} %"
-            kind = row["protocol"] if row["protocol"] != "robust" else f"{row['goals']} (robust, plain)"
-            lines.append(f"{100 * row['success_rate']:.0f} % of {kind} goals{held}")
+            line = f"{100 * row['success_rate']:.0f} % of {row['goals']} goals{held}"
+            if row["protocol"] != "robust" or not lines:
+                lines.append(line)
     return f"<p>{escape(found[0].row['name'])} reaches {escape('; '.join(lines))}.</p>"
 
 
@@ -193,9 +195,12 @@ def _lost(row: dict[str, Any]) -> str:
         return text
     strength = max(0, min(60, round(60 * row["loss"])))
     low, high = row["loss_ci95"]
+    points = round(-100 * row["loss"])
+    told = f"{points:+d}" if points else "±0"
     return (
         f'<span class="loss" title="95 % from {-100 * high:+.0f} to {-100 * low:+.0f}" style="background:'
-        f' color-mix(in srgb, var(--bad) {strength}%, transparent)">{-100 * row["loss"]:+.0f}</span> {text}'
+        f' color-mix(in srgb, var(--bad) {strength}%, transparent)">{told}</span>'
+        f" {text}"
     )
 
 
@@ -241,7 +246,7 @@ def _video(one: Evaluation, video: dict[str, Any]) -> str:
     elif end.reached:
         told = f"reached at env step {end.reached_at}, not held"
     else:
-        told = f"not reached; nearest {end.least_error:.1f} tolerances"
+        told = f"not reached; nearest {end.least_error:.3g} tolerances"
     change = f", {one.row['change'] or 'plain'}" if one.row["protocol"] == "robust" else ""
     panels = ("view", "goal", "imagined before")[: video["panels"]]
     return (
@@ -254,16 +259,22 @@ def _video(one: Evaluation, video: dict[str, Any]) -> str:
     )
 
 
-def _that_fit(found: Sequence[Evaluation]) -> set[int]:
-    """The videos (by `id`) that are shown: a few of each row, as long as the page stays light enough."""
+def _that_fit(found: Sequence[Evaluation], most: int) -> set[int]:
+    """The videos (by `id`) that are shown, as long as the page stays light enough.
+
+    They are up to `most` successes of each row and as many failures; where something is changed one of both,
+    a failure if there is one.
+    """
     chosen, weight = set(), 0
     for one in found:
-        most = 1 if one.row["protocol"] == "robust" else 2
-        for wanted in (True, False):
-            for video in [video for video in one.videos if video["success"] is wanted][:most]:
-                weight += len(video["mp4"])
-                if weight < 0.8 * MOST_BYTES:
-                    chosen.add(id(video))
+        wins, failures = (
+            [video for video in one.videos if video["success"] is kind] for kind in (True, False)
+        )
+        robust = one.row["protocol"] == "robust"
+        for video in [*failures, *wins][: min(most, 1)] if robust else [*wins[:most], *failures[:most]]:
+            weight += len(video["mp4"])
+            if weight < 0.8 * MOST_BYTES:
+                chosen.add(id(video))
     return chosen
 
 

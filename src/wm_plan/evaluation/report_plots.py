@@ -210,7 +210,10 @@ def _quiet(axes: Axes) -> None:
     axes.set_axisbelow(True)
     for axis in (axes.xaxis, axes.yaxis):
         if axis.get_scale() == "log":
-            axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=9))
+            low, high = axis.get_view_interval()
+            axis.set_major_locator(
+                LogLocator(subs=(1.0, 2.0, 5.0) if high < 100 * low else (1.0,), numticks=9)
+            )
             axis.set_major_formatter(FuncFormatter(lambda value, place: f"{value:g}"))
             axis.set_minor_formatter(NullFormatter())
     axes.tick_params(length=0, which="both", labelsize=9)

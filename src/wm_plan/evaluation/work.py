@@ -194,11 +194,12 @@ class EvaluationWorker:
         self._stack.close()
 
     def _num_videos(self, chunk: Chunk) -> int:
-        """Successes to be drawn of a chunk, and failures: fewer where there are many cells."""
+        """Successes to be drawn of a chunk, and failures; of many changes those of one contestant will do."""
         if self._contestants[chunk.contestant].policy in UNTOLD:
             return 0
-        videos = self._job.config.videos
-        return min(videos, 1) if chunk.cell.protocol == ROBUST else videos
+        if chunk.cell.protocol == ROBUST:
+            return min(self._job.config.videos, int(chunk.contestant == self._job.contestants[0].name))
+        return self._job.config.videos
 
     def _policy(self, name: str) -> EvaluationPolicy:
         if name not in self._policies:
