@@ -202,7 +202,7 @@ def encode_mp4(frames: Sequence[UInt8[np.ndarray, "h w 3"]], fps: float) -> byte
         stream.height, stream.width = frames[0].shape[:2]
         stream.pix_fmt = "yuv420p"
         stream.thread_count = 1
-        for frame in [*frames, *frames[-1:] * max(1, round(fps / 2))]:
+        for frame in [*frames, *[frames[-1]] * max(1, round(fps / 2))]:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
     return file.getvalue()

@@ -88,7 +88,7 @@ def _header(env: str, result: dict[str, Any], found: Sequence[Evaluation]) -> st
 
 def _summary(found: Sequence[Evaluation]) -> str:
     """The first thing to know: how often the first contestant reaches its goals."""
-    lines = []
+    lines: list[str] = []
     for one in found:
         row = one.row
         if row["change"] is None and row["name"] == found[0].row["name"]:

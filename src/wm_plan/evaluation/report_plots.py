@@ -24,7 +24,7 @@ INK, MUTED, GRID, GOOD, BAD = "#000101", "#000102", "#000103", "#000104", "#0001
 _NAMES = {INK: "ink", MUTED: "muted", GRID: "grid", GOOD: "good", BAD: "bad"} | {
     colour: f"series-{at + 1}" for at, colour in enumerate(SERIES)
 }
-_STYLE = {
+_STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "wm-plan",
     "font.family": "sans-serif",
@@ -59,7 +59,9 @@ def success_over_steps(evaluations: Sequence[Evaluation]) -> str:
             steps = np.arange(budget + 1)
             counts = np.array([(reached <= step).sum() for step in steps])
             ends = np.array([wilson_interval(int(count), len(one.outcomes)) for count in counts]) * 100
-            axes.fill_between(steps, *ends.T, step="post", color=colour_of(at), alpha=0.1, linewidth=0)
+            axes.fill_between(
+                steps, ends[:, 0], ends[:, 1], step="post", color=colour_of(at), alpha=0.1, linewidth=0
+            )
             axes.step(
                 steps,
                 100 * counts / len(one.outcomes),
