@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("configs", "envs", "planners", "world_model")
-SHIPPED = (".py", ".xml", ".yaml", ".safetensors", ".json", ".typed")
+SHIPPED = (".py", ".xml", ".yaml", ".safetensors", ".json", ".css", ".typed")
 SCRIPTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
 
 
