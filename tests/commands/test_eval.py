@@ -165,6 +165,7 @@ def test_the_list_names_what_exists(capfd: pytest.CaptureFixture) -> None:
         (["--env", "reecher", "--policy", "hold"], "Did you mean 'reacher'"),
         (["--env", "reacher", "--policy", "hodl"], "Did you mean 'hold'"),
         (["--env", "reacher", "--policy", "hold", "--protocol", "fra"], "Did you mean 'far'"),
+        (["--env", "reacher", "--policy", "hold", "--protocol", "robsut"], "Did you mean 'robust'"),
         (["--env", "reacher", "--policy", "hold", "--planner", "cme"], "Did you mean 'cem'"),
         (["--env", "reacher", "--policy", ","], "names nothing"),
         (["--env", "reacher", "--policy", "hold", "--episodes", "0"], "at least 1"),
@@ -263,6 +264,7 @@ def test_killed_and_resumed_it_comes_out_as_if_nothing_had_happened(capfd: pytes
     before = finished[0].stat().st_mtime_ns
     kept = finished[0].read_bytes()
     assert main([*argv, "--out", "killed"]) == WRONG_INPUT
+    assert "holds an evaluation that was begun. Add --resume" in capfd.readouterr().err
     assert main([*argv, "--seed", "1", "--out", "killed", "--resume"]) == WRONG_INPUT
     assert "seed is 0, not 1" in capfd.readouterr().err
     assert finished[0].read_bytes() == kept

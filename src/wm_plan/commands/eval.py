@@ -124,6 +124,7 @@ def run(job: Job) -> int:
 
     from wm_plan.collecting import parse_shard
     from wm_plan.envs import short_name
+    from wm_plan.evaluation.chunk_folder import ChunkFolder
     from wm_plan.evaluation.contestants import find_contestants
     from wm_plan.evaluation.work import EvaluationJob, find_cells
     from wm_plan.machine import use_device
@@ -135,6 +136,10 @@ def run(job: Job) -> int:
     if flags.shard and not flags.out:
         raise UserInputError("--shard needs --out DIR, one for each shard; --merge DIR DIR ... joins them.")
     out: Path = job.folder or flags.out or next_numbered(f"eval-{short_name(settings.env)}")
+    if ChunkFolder(out).exists and not (flags.resume or flags.overwrite):
+        raise UserInputError(
+            f"{str(out)!r} holds an evaluation that was begun. Add --resume, or --overwrite."
+        )
     if not flags.dry_run:
         check_output_folder(out, overwrite=flags.overwrite or flags.resume)
     use_device(settings.device, settings.threads)

@@ -93,7 +93,7 @@ def find_protocol(name: str) -> EvaluationProtocol:
         ValueError: there is none.
     """
     if name not in PROTOCOLS:
-        known = ", ".join(PROTOCOLS)  # robust is made of these, with changes
+        known = ", ".join(PROTOCOLS)
         raise ValueError(
             f"unknown protocol {name!r}.{did_you_mean(name, PROTOCOLS)} Known protocols: {known}."
         )

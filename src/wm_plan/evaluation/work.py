@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from wm_plan.envs import TaskEnv
+from wm_plan.suggestion import did_you_mean
 
 from .changed_env import changed, why_not
 from .changes import CHANGES, Change, find_changes
@@ -99,8 +100,11 @@ def find_cells(config: EvalConfig, told: Callable[[str], None]) -> list[Cell]:
     """
     cells = []
     for name in config.protocols:
+        if name not in PROTOCOL_NAMES:
+            hint, known = did_you_mean(name, PROTOCOL_NAMES), ", ".join(PROTOCOL_NAMES)
+            raise ValueError(f"unknown protocol {name!r}.{hint} Known protocols: {known}.")
         if name != ROBUST:
-            cells.append(Cell(find_protocol(name).name, name))
+            cells.append(Cell(name, name))
             continue
         goals = config.robust_goals.value
         changes = possible_changes(config, find_changes(config.changes), told)
