@@ -45,6 +45,16 @@ class ControlConfig:
     """What is done while surprise is above the threshold: ignore, slow, hold or stop."""
     surprise_threshold: float = DEFAULT_THRESHOLD
     """Part of held-out moments that are less surprising."""
+    num_prior: int = 0
+    """Candidates of a plan's first iteration that the model's policy prior proposes; 0 asks for none."""
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without the planner.
+
+        Raises:
+            ValueError: naming what was given and what is allowed.
+        """
+        check_minimum(self, num_prior=0)
 
 
 @dataclass

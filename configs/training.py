@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from wm_plan.world_model import PretrainConfig, TokenTrainConfig, TrainConfig
+from wm_plan.world_model import DecoderConfig, PretrainConfig, PriorConfig, TokenTrainConfig, TrainConfig
 
 from .schema import check_minimum
 
@@ -54,6 +54,10 @@ class TrainRun(TrainConfig):
     """What is trained; `tokens` holds the settings of vjepa2_ac and dino_wm, all others are of compact."""
     tokens: TokenTrainConfig = field(default_factory=TokenTrainConfig)
     """Their own `family` is set by `predictor`."""
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    """What draws latents, with --also decoder or --only decoder."""
+    prior: PriorConfig = field(default_factory=PriorConfig)
+    """What proposes actions, with --also prior or --only prior."""
 
     data: list[str] = field(default_factory=list)
     """Stores of logged trajectories, all of one task; other formats are converted once, into the cache."""

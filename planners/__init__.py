@@ -3,6 +3,7 @@
 from .caution import Caution, OnSurprise
 from .cem import CEM, CEMConfig
 from .discrete_cem import DiscreteCEM, DiscreteCEMConfig
+from .gcbc import GCBCPolicy, PriorProposals
 from .gradient import GradientConfig, GradientPlanner, Polished
 from .gymnasium_loop import LoopStep, run_in_env
 from .icem import ICEM, ICEMConfig
@@ -38,6 +39,7 @@ __all__ = [
     "DiscreteCEM",
     "DiscreteCEMConfig",
     "Evaluation",
+    "GCBCPolicy",
     "GoalDistance",
     "GradientConfig",
     "GradientPlanner",
@@ -56,6 +58,7 @@ __all__ = [
     "PredictedReward",
     "PredictiveSampling",
     "PredictiveSamplingConfig",
+    "PriorProposals",
     "RateCost",
     "RealTimeMPC",
     "ShootingConfig",

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .latent_cache import cached_latents
     from .loading import WindowBatches
     from .model_source import predictor_names
+    from .policy_prior import PolicyPrior, PriorConfig, load_prior, train_prior
     from .predictor_training import train_world_model
     from .pretraining import PretrainConfig, pretrain
     from .protocol import Latent, WorldModel
@@ -36,7 +37,9 @@ _HOMES = {
     "FrameDecoder": "decoder",
     "JEPAEncoder": "encoder",
     "Latent": "protocol",
+    "PolicyPrior": "policy_prior",
     "PretrainConfig": "pretraining",
+    "PriorConfig": "policy_prior",
     "StoreShare": "store_share",
     "StoreWriter": "store_writer",
     "SurpriseMonitor": "surprise",
@@ -55,12 +58,14 @@ _HOMES = {
     "load_decoder": "decoder",
     "load_encoder": "encoder",
     "load_model": "compact",
+    "load_prior": "policy_prior",
     "load_vjepa2_ac": "vjepa2_checkpoint",
     "predictor_names": "model_source",
     "pretrain": "pretraining",
     "push_to_hub": "hub",
     "save_metadata": "metadata",
     "train_decoder": "decoder",
+    "train_prior": "policy_prior",
     "train_token_model": "token_training",
     "train_world_model": "predictor_training",
 }
@@ -75,7 +80,9 @@ __all__ = [
     "FrameDecoder",
     "JEPAEncoder",
     "Latent",
+    "PolicyPrior",
     "PretrainConfig",
+    "PriorConfig",
     "StoreShare",
     "StoreWriter",
     "SurpriseMonitor",
@@ -94,12 +101,14 @@ __all__ = [
     "load_decoder",
     "load_encoder",
     "load_model",
+    "load_prior",
     "load_vjepa2_ac",
     "predictor_names",
     "pretrain",
     "push_to_hub",
     "save_metadata",
     "train_decoder",
+    "train_prior",
     "train_token_model",
     "train_world_model",
 ]

@@ -360,6 +360,7 @@ class CompactWorldModel(FamiliarFrames):
         load_weights(
             model, {**{k: v for k, v in model.state_dict().items() if k not in own}, **tensors}, folder
         )
+        model.folder = folder
         return model.to(device).eval().requires_grad_(False)
 
 

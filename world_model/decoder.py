@@ -5,9 +5,8 @@ It is trained afterwards, on latents that are held fixed, and lies beside the mo
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,65 +15,37 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from .compact import CompactWorldModel
+from .beside import BesideConfig, fit_beside, load_beside, save_beside, settings_beside
 from .encoder import square_frames
-from .latent_cache import cached_latents
-from .latent_rows import LatentRows
+from .logged_latents import LoggedLatents, TrainedModel
 from .store import TrajectoryStore
-from .token_model import TokenWorldModel
-from .training_state import (
-    Progress,
-    append_metrics,
-    check_same_settings,
-    drop_metrics_after,
-    load_state,
-    no_progress,
-    save_state,
-    warmup_cosine,
-)
-from .vjepa2_ac import normed
-from .weights_io import CONFIG_NAME, load_folder, load_weights, save_folder
+from .training_state import Progress, no_progress
+from .weights_io import load_weights
 
-FOLDER_NAME = "decoder"
-DecodableModel = CompactWorldModel | TokenWorldModel
+DECODER_FOLDER = "decoder"
 _VECTOR_GRID = 4
 
 
 @dataclass
-class DecoderConfig:
+class DecoderConfig(BesideConfig):
     """Sizes and training of a decoder.
 
     Attributes:
         image_size: height and width of the frames it draws [px].
         width: channels at the coarsest grid; each doubling of the grid halves them, down to 16.
-        num_steps: optimiser steps.
-        batch_size: frames a step.
-        learning_rate: peak of AdamW's.
         moving_weight: how much more a pixel counts that is not as it usually is: a robot is few pixels.
-        held_out: fraction of episodes kept for validation.
-        seed: of weights, frames and the split.
-        log_every: steps from one line of metrics to the next.
-        save_every: steps from one checkpoint to the next.
     """
 
     image_size: int = 64
     width: int = 128
-    num_steps: int = 2000
-    batch_size: int = 32
-    learning_rate: float = 1e-3
     moving_weight: float = 4.0
-    held_out: float = 0.05
-    seed: int = 0
-    log_every: int = 50
     save_every: int = 500
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained."""
-        for name in ("image_size", "width", "num_steps", "batch_size", "log_every", "save_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not 0 < self.held_out < 1:
-            raise ValueError(f"held_out must be between 0 and 1, got {self.held_out}")
+        super().__post_init__()
+        for name in ("image_size", "width"):
+            self.check_at_least_one(name)
 
 
 class FrameDecoder(nn.Module):
@@ -112,6 +83,15 @@ class FrameDecoder(nn.Module):
         if self.leave.bias is not None:
             nn.init.zeros_(self.leave.bias)
 
+    @torch.no_grad()
+    def fit_normalisers(
+        self, latents: Float[Tensor, "sample ..."], frames: Float[Tensor, "sample 3 size size"]
+    ) -> None:
+        """Take the usual frame and the usual latents, and how far these vary, from a sample."""
+        self.mean_frame.copy_(frames.mean(dim=0))
+        self.latent_mean.copy_(latents.mean(dim=0))
+        self.latent_scale.copy_(1 / (latents - self.latent_mean).square().mean().sqrt().clamp(min=1e-6))
+
     def forward(self, latents: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch 3 size size"]:
         """Frames from 0 to 1, not yet clipped."""
         standard = (latents - self.latent_mean) * self.latent_scale
@@ -135,24 +115,8 @@ class FrameDecoder(nn.Module):
         return drawn.round().byte().permute(0, 2, 3, 1).unflatten(0, leading or (1,)).cpu().numpy()
 
 
-def latents_of(model: DecodableModel, tokens: Float[np.ndarray, "row token dim"]) -> Tensor:
-    """A model's latents of frames whose encoder tokens are known."""
-    rows = torch.from_numpy(tokens).float()
-    with torch.no_grad():
-        return model.head(rows) if isinstance(model, CompactWorldModel) else normed(rows)
-
-
-def latent_fingerprint(model: DecodableModel) -> str:
-    """40 hexadecimal digits that change when the same frame has another latent; a predictor has no say."""
-    digest = hashlib.sha256(model.encoder.fingerprint.encode())
-    if isinstance(model, CompactWorldModel):
-        for name, tensor in sorted(model.head.state_dict().items()):
-            digest.update(name.encode() + tensor.detach().cpu().half().numpy().tobytes())
-    return digest.hexdigest()[:40]
-
-
 def train_decoder(
-    model: DecodableModel,
+    model: TrainedModel,
     store: TrajectoryStore,
     folder: str | Path,
     config: DecoderConfig,
@@ -175,106 +139,72 @@ def train_decoder(
     Raises:
         ValueError: there are no frames or too few episodes, or another training lies in the folder.
     """
-    out = Path(folder) / FOLDER_NAME
-    train, held = store.split(config.held_out, config.seed)
-    tokens = cached_latents(model.encoder, store)
-    rows = np.concatenate([np.arange(store.num_rows)[store.episode_rows(e)] for e in train])
-    some = np.sort(np.random.default_rng([config.seed, 1]).permutation(rows)[:1024])
-    known = latents_of(model, tokens[some])
+    out, settings = Path(folder) / DECODER_FOLDER, settings_beside(config, model, store)
+    train, held = (store.rows_of(episodes) for episodes in store.split(config.held_out, config.seed))
+    latents = LoggedLatents(model, store, progress)
+
+    def frames(rows: np.ndarray) -> Float[Tensor, "row 3 size size"]:
+        logged = store.read(model.metadata.views[0], rows)
+        return square_frames(logged[:, None], config.image_size)[:, 0] / 255
+
+    some = np.sort(np.random.default_rng([config.seed, 1]).permutation(train)[:1024])
     torch.manual_seed(config.seed)
-    decoder = FrameDecoder(tuple(known.shape[1:]), config)
-    decoder.mean_frame.copy_(_pixels(store, some, config.image_size).mean(dim=0))
-    decoder.latent_mean.copy_(known.mean(dim=0))
-    decoder.latent_scale.copy_(1 / (known - decoder.latent_mean).square().mean().sqrt().clamp(min=1e-6))
-    optimizer = torch.optim.AdamW(decoder.parameters(), lr=config.learning_rate, weight_decay=0.01)
-    settings = {**asdict(config), "data": store.fingerprint, "latents": latent_fingerprint(model)}
-    out.mkdir(parents=True, exist_ok=True)
-    start, total = 0, 0.0
-    if resume:
-        state = load_state(out)
-        check_same_settings(out, settings, state["settings"])
-        decoder.load_state_dict(state["decoder"])
-        optimizer.load_state_dict(state["optimizer"])
-        start, total = state["step"], state["sum"]
-        drop_metrics_after(out, start)
-    for step in range(start, config.num_steps):
-        for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * warmup_cosine(step, config.num_steps)
-        chosen = np.sort(np.random.default_rng([config.seed, 2, step]).choice(rows, config.batch_size))
-        seen = _pixels(store, chosen, config.image_size)
+    decoder = FrameDecoder(latents.latent_shape, config)
+    decoder.fit_normalisers(latents[some], frames(some))
+
+    def loss_of(rng: np.random.Generator, count: int) -> Tensor:
+        rows = np.sort(rng.choice(train, count))
+        seen = frames(rows)
         moving = (seen - decoder.mean_frame).abs().amax(dim=1, keepdim=True).clamp(max=0.25) * 4
-        error = (decoder(latents_of(model, tokens[chosen])) - seen).abs()
-        loss = (error * (1 + config.moving_weight * moving)).mean()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
-        optimizer.step()
-        total += loss.item()
-        done = step + 1
-        if done % config.log_every == 0 or done == config.num_steps:
-            metrics = {"decoder": total / (step % config.log_every + 1)}
-            total = 0.0
-            append_metrics(out, {"step": done, **metrics})
-            progress(done, config.num_steps, metrics)
-        if done % config.save_every == 0 or done == config.num_steps:
-            weights = {"decoder": decoder.state_dict(), "optimizer": optimizer.state_dict()}
-            save_state(out, {**weights, "step": done, "sum": total, "settings": settings})
-    decoder.eval().requires_grad_(False)
-    held_rows = np.concatenate([np.arange(store.num_rows)[store.episode_rows(e)] for e in held])
-    missed = held_out_error(decoder, model, store, tokens, held_rows)
-    entry = {"latents": settings["latents"], "data": store.fingerprint, "held_out_error": missed}
-    sizes = {"latent_shape": list(decoder.latent_shape), "decoder": asdict(config)}
-    save_folder(out, "decoder", {**sizes, **entry}, {k: v.half() for k, v in decoder.state_dict().items()})
+        error = (decoder(latents[rows]) - seen).abs()
+        return (error * (1 + config.moving_weight * moving)).mean()
+
+    fit_beside(decoder, loss_of, out, config, settings, resume=resume, progress=progress)
+    missed = held_out_error(decoder, latents, frames, held)
+    shape = list(decoder.latent_shape)
+    save_beside(decoder, out, config, settings, latent_shape=shape, held_out=missed)
     return decoder
 
 
 @torch.no_grad()
 def held_out_error(
     decoder: FrameDecoder,
-    model: DecodableModel,
-    store: TrajectoryStore,
-    tokens: Float[LatentRows | np.ndarray, "row token dim"],
+    latents: LoggedLatents,
+    frames: Callable[[np.ndarray], Float[Tensor, "row 3 size size"]],
     rows: np.ndarray,
 ) -> dict[str, float]:
-    """Mean absolute error in grey levels: of drawn frames, and of the usual frame in their place."""
-    sums = {"drawn": 0.0, "usual": 0.0}
-    for part in _parts(rows, 64):
-        seen = _pixels(store, part, decoder.config.image_size)
-        drawn = decoder(latents_of(model, tokens[part])).clamp(0, 1)
-        for name, guess in (("drawn", drawn), ("usual", decoder.mean_frame)):
-            sums[name] += float((guess - seen).abs().mean(dim=(1, 2, 3)).sum())
-    return {name: round(255 * value / len(rows), 4) for name, value in sums.items()}
+    """How drawn frames, and the usual frame in their place, differ from logged ones.
+
+    Returns:
+        drawn, usual: mean absolute error in grey levels.
+        psnr, usual_psnr: mean peak signal-to-noise ratio [dB].
+    """
+    sums = dict.fromkeys(("drawn", "usual", "psnr", "usual_psnr"), 0.0)
+    for part in np.array_split(rows, -(-len(rows) // 64)):
+        seen = frames(part)
+        drawn = decoder(latents[part].to(seen)).clamp(0, 1)
+        for guess, error, ratio in (
+            (drawn, "drawn", "psnr"),
+            (decoder.mean_frame, "usual", "usual_psnr"),
+        ):
+            difference = guess - seen
+            sums[error] += 255 * float(difference.abs().mean(dim=(1, 2, 3)).sum())
+            squared = difference.square().mean(dim=(1, 2, 3)).clamp(min=1e-10)
+            sums[ratio] += float(-10 * squared.log10().sum())
+    return {name: round(value / len(rows), 3) for name, value in sums.items()}
 
 
-def has_decoder(folder: str | Path) -> bool:
-    """Whether a finished decoder lies beside the model in `folder`."""
-    return (Path(folder) / FOLDER_NAME / CONFIG_NAME).is_file()
-
-
-def load_decoder(folder: str | Path, model: DecodableModel) -> FrameDecoder:
+def load_decoder(folder: str | Path, model: TrainedModel) -> FrameDecoder:
     """Read the decoder that lies beside a model.
 
     Raises:
         ValueError: there is none, it is damaged, or it was trained on other latents than this model's.
     """
-    out = Path(folder) / FOLDER_NAME
-    config, tensors = load_folder(out, "decoder")
+    out = Path(folder) / DECODER_FOLDER
+    config, tensors = load_beside(out, model)
     try:
         decoder = FrameDecoder(tuple(map(int, config["latent_shape"])), DecoderConfig(**config["decoder"]))
-        latents = str(config["latents"])
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{str(out)!r} has a damaged config: {error!r}") from error
-    if latents != latent_fingerprint(model):
-        raise ValueError(f"{str(out)!r} draws the latents of another model; train it again for this one")
     load_weights(decoder, tensors, out)
     return decoder.eval().requires_grad_(False)
-
-
-def _pixels(store: TrajectoryStore, rows: np.ndarray, image_size: int) -> Float[Tensor, "row 3 size size"]:
-    """Logged frames from 0 to 1."""
-    return square_frames(store.read("pixels", rows)[:, None], image_size)[:, 0] / 255
-
-
-def _parts(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    for start in range(0, len(rows), size):
-        yield rows[start : start + size]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -23,6 +25,8 @@ class FamiliarFrames(nn.Module):
     """A world model over a frozen encoder that can say how unlike its training data a frame looks."""
 
     familiar_signatures: Tensor
+    folder: Path | None = None
+    """Where it was loaded from: what was trained beside it lies there. None if it was made in memory."""
 
     def __init__(self, encoder: Encoder, metadata: ModelMetadata) -> None:
         """Make room for the signatures."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .model_card import CARD_NAME, model_card
+from .training_state import METRICS_NAME, STATE_NAME
 from .weights_io import CONFIG_NAME, WEIGHTS_NAME, load_folder
 
 _NEEDED = "needs huggingface-hub: pip install 'wm-plan[hf]'"
@@ -65,7 +66,13 @@ def pushed_files(folder: Path) -> list[str]:
         ValueError: the folder holds no world model.
     """
     load_folder(folder, "world-model")
-    inside = [file for part in ("encoder", "decoder") for file in (folder / part).glob("*")]
+    parts = ("encoder", "decoder", "prior")
+    inside = [
+        file
+        for part in parts
+        for file in (folder / part).glob("*")
+        if file.name not in (STATE_NAME, METRICS_NAME)
+    ]
     names = [CONFIG_NAME, WEIGHTS_NAME, CARD_NAME, *(str(file.relative_to(folder)) for file in inside)]
     return sorted(names)
 

@@ -160,6 +160,11 @@ class TrajectoryStore:
         """The rows of an episode."""
         return slice(int(self.offsets[episode]), int(self.offsets[episode] + self.lengths[episode]))
 
+    def rows_of(self, episodes: Int[np.ndarray, " chosen"]) -> Int[np.ndarray, " row"]:
+        """The rows of several episodes, one episode after another."""
+        spans = [np.arange(rows.start, rows.stop) for rows in map(self.episode_rows, episodes)]
+        return np.concatenate([np.zeros(0, np.int64), *spans])
+
     def source_rows(self, source: int) -> slice:
         """The rows of a source."""
         files = [file for file in self._files if file.source == source]

@@ -241,6 +241,7 @@ class TokenWorldModel(FamiliarFrames):
         model = cls(encoder, predictor, metadata, history=history)
         own = {name: t for name, t in model.state_dict().items() if name.startswith("encoder.")}
         load_weights(model, {**own, **tensors}, folder)
+        model.folder = folder
         return model.to(device).eval().requires_grad_(False)
 
 

@@ -11,8 +11,10 @@ from wm_plan.planners import (
     MPC,
     ControlCost,
     Disagreement,
+    GCBCPolicy,
     GoalDistance,
     PredictedReward,
+    PriorProposals,
     RateCost,
     Stillness,
     TemporalDistance,
@@ -23,7 +25,7 @@ from wm_plan.planners.registry import PLANNERS
 
 if TYPE_CHECKING:
     from wm_plan.configs.schema import ControllerConfig, ObjectiveConfig
-    from wm_plan.world_model import CompactWorldModel, TokenWorldModel
+    from wm_plan.world_model import CompactWorldModel, PolicyPrior, TokenWorldModel
 
 
 def check_settings(config: DictConfig) -> None:
@@ -48,14 +50,25 @@ def make_controller(
     """
     settings: Any = OmegaConf.to_object(config) if isinstance(config, DictConfig) else config
     device = next(model.parameters()).device
-    block = int(getattr(model, "action_block", 1))
+    block = model.metadata.action_block
     bounds = (np.tile(model.action_low, block), np.tile(model.action_high, block))
     planner = make_planner(planner_name(settings), bounds, settings.planner, device=device)
-    budget = settings.control.budget_ms
+    budget, num_prior = settings.control.budget_ms, settings.control.num_prior
+    prior = None
+    if num_prior:
+        if num_prior >= settings.planner.num_samples:
+            raise ValueError(
+                f"control.num_prior={num_prior} is not allowed; give less than "
+                f"planner.num_samples={settings.planner.num_samples}"
+            )
+        prior = PriorProposals(
+            prior_of(model), model, bounds, horizon=planner.horizon, num_sequences=num_prior
+        )
     return MPC(
         model,
         planner,
         make_objective(model, settings.objective),
+        prior=prior,
         replan_every=settings.control.replan_every,
         action_block=block,
         budget=None if budget is None else budget / 1e3,
@@ -64,6 +77,34 @@ def make_controller(
         holding=np.clip(0.0, model.action_low, model.action_high),
         seed=settings.seed if seed is None else seed,
     )
+
+
+def make_gcbc(model: CompactWorldModel | TokenWorldModel) -> GCBCPolicy:
+    """Give the policy prior beside a model as a policy of its own: `set_goal` and `act`, without any search.
+
+    Raises:
+        ValueError: there is no prior beside the model.
+    """
+    block = model.metadata.action_block
+    bounds = (np.tile(model.action_low, block), np.tile(model.action_high, block))
+    return GCBCPolicy(model, prior_of(model), bounds, action_block=block)
+
+
+def prior_of(model: CompactWorldModel | TokenWorldModel) -> PolicyPrior:
+    """Load the policy prior that lies beside a model.
+
+    Raises:
+        ValueError: there is none, or it is another model's.
+    """
+    from wm_plan.world_model import load_prior
+    from wm_plan.world_model.beside import has_beside
+
+    if model.folder is None or not has_beside(model.folder, "prior"):
+        raise ValueError(
+            f"no policy prior lies beside the model in {str(model.folder)!r}. Train one: "
+            "wm-train --data LOGS --out MODEL --only prior"
+        )
+    return load_prior(model.folder, model)
 
 
 def make_objective(model: CompactWorldModel | TokenWorldModel, config: ObjectiveConfig) -> Term:

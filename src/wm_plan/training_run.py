@@ -17,6 +17,7 @@ from .configuration import as_yaml
 from .machine import versions
 from .output_folder import check_output_folder, nearest_existing
 from .tensorboard_scalars import delete_scalars
+from .training_beside import BESIDE
 from .world_model.training_state import METRICS_NAME, STATE_NAME
 from .world_model.weights_io import CONFIG_NAME, WEIGHTS_NAME
 
@@ -110,9 +111,9 @@ def _delete_run(out: Path) -> None:
     for name in (RUN_CONFIG_NAME, METRICS_NAME, STATE_NAME, CONFIG_NAME, WEIGHTS_NAME):
         (out / name).unlink(missing_ok=True)
     delete_scalars(out)
-    encoder = out / "encoder"
-    if (encoder / WEIGHTS_NAME).is_file():
-        shutil.rmtree(encoder)
+    for name in ("encoder", *BESIDE):
+        if any((out / name / file).is_file() for file in (WEIGHTS_NAME, STATE_NAME)):
+            shutil.rmtree(out / name)
 
 
 def _delete_empty(folder: Path, existing: Path) -> None:

@@ -1,6 +1,7 @@
 """The decoder: it draws what a latent shows, belongs to one model, and changes nothing of it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ from tests.dot_world import SIZE, draw_dots, make_encoder, write_dots
 from tests.world_model.test_compact import make_model as make_compact
 from tests.world_model.test_token_model import make_model as make_tokens
 from wm_plan.world_model import TrajectoryStore
-from wm_plan.world_model.decoder import DecoderConfig, has_decoder, load_decoder, train_decoder
+from wm_plan.world_model.beside import has_beside
+from wm_plan.world_model.decoder import DecoderConfig, load_decoder, train_decoder
 
 MODELS = {"compact": lambda: make_compact(latent_dim=8, head_width=64), "tokens": make_tokens}
 
@@ -45,7 +47,7 @@ def test_drawn_frames_show_what_was_seen(kind: str, tmp_path: Path) -> None:
     assert drawn.shape == (1, 20, SIZE, SIZE, 3)
     assert drawn.dtype == np.uint8
     assert np.linalg.norm(brightest(drawn[0]) - positions, axis=1).mean() < 0.1
-    error = json.loads((tmp_path / "run" / "decoder" / "config.json").read_text())["held_out_error"]
+    error = json.loads((tmp_path / "run" / "decoder" / "config.json").read_text())["held_out"]
     assert error["drawn"] < 0.5 * error["usual"]
 
 
@@ -60,13 +62,13 @@ def test_a_stopped_training_resumes_to_the_same_bits(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         train_decoder(model, store, tmp_path / "stopped", config, progress=stop)
-    assert not has_decoder(tmp_path / "stopped")
+    assert not has_beside(tmp_path / "stopped", "decoder")
     train_decoder(model, store, tmp_path / "stopped", config, resume=True)
     for name in ("model.safetensors", "metrics.jsonl"):
         whole, stopped = ((tmp_path / run / "decoder" / name).read_bytes() for run in ("whole", "stopped"))
         assert whole == stopped
     with pytest.raises(ValueError, match="was trained with width 32, not 16"):
-        train_decoder(model, store, tmp_path / "stopped", make_config(width=16), resume=True)
+        train_decoder(model, store, tmp_path / "stopped", replace(config, width=16), resume=True)
 
 
 def test_a_decoder_belongs_to_the_model_that_it_was_trained_for(tmp_path: Path) -> None:
@@ -74,12 +76,12 @@ def test_a_decoder_belongs_to_the_model_that_it_was_trained_for(tmp_path: Path) 
     with pytest.raises(ValueError, match="decoder' is not a folder"):
         load_decoder(tmp_path, model)
     train_decoder(model, store, tmp_path, make_config(num_steps=1))
-    assert has_decoder(tmp_path)
-    with pytest.raises(ValueError, match="draws the latents of another model"):
+    assert has_beside(tmp_path, "decoder")
+    with pytest.raises(ValueError, match="was trained on the latents of another model"):
         load_decoder(tmp_path, make_compact(encoder=make_encoder(seed=5)))
     with torch.no_grad():
         model.head.reduce.weight.add_(1)
-    with pytest.raises(ValueError, match="draws the latents of another model"):
+    with pytest.raises(ValueError, match="was trained on the latents of another model"):
         load_decoder(tmp_path, model)
 
 

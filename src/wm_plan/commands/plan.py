@@ -13,6 +13,7 @@ from .front import DONE, NOT_REACHED, Command, Job, UserInputError, as_json, pos
 
 if TYPE_CHECKING:
     from wm_plan.envs import CameraEnv
+    from wm_plan.imagined import Imagined, Imaginings
     from wm_plan.planners import MPC
     from wm_plan.planning import Goal, PlanResult, Step
 
@@ -102,6 +103,7 @@ def run(job: Job) -> int:
         return _list(job)
     from wm_plan import envs
     from wm_plan.controller import check_settings, make_controller, planner_name
+    from wm_plan.imagined import imaginings_of
     from wm_plan.machine import use_device
     from wm_plan.output_folder import check_output_folder, filled_at_once, next_numbered
     from wm_plan.planning import camera_for, check_fits, find_model, run_to_goal
@@ -128,6 +130,7 @@ def run(job: Job) -> int:
     for remark in remarks:
         job.warn(remark)
     search = _SearchPictures(controller) if config.landscape else None
+    imaginings = imaginings_of(controller, job.warn)
     with filled_at_once(out, overwrite=flags.overwrite) as folder:
         with _ProgressBar(job, config.max_steps or task.far_budget) as bar:
             result = run_to_goal(
@@ -137,7 +140,7 @@ def run(job: Job) -> int:
                 start=start,
                 seed=config.seed,
                 max_steps=config.max_steps,
-                on_step=lambda step: _watch(step, bar, search),
+                on_step=lambda step: _watch(step, bar, search, imaginings),
             )
         for line in result.warnings:
             job.warn(line)
@@ -150,8 +153,11 @@ def run(job: Job) -> int:
         files = ["plan.mp4", "plan.png", "result.json", "config.yaml"]
         if search is not None:
             files += search.write(folder)
+        imagined = None if imaginings is None else imaginings.drawn()
+        if imagined is not None:
+            files.append("imagined.png")
         written["files"] = {name: str(out / name) for name in files}
-        _write_files(folder, written, result, task, job)
+        _write_files(folder, written, result, task, job, imagined)
     job.objective = result.costs[-1]
     job.print_result(written, "\n".join([*_summary(result, task), f"  {out}: {', '.join(files)}"]))
     task.close()
@@ -188,11 +194,16 @@ def _circumstances(config: Any, model: Any, planner: str) -> dict[str, Any]:  # 
 
 
 def _write_files(
-    folder: Path, written: dict[str, Any], result: PlanResult, task: CameraEnv, job: Job
+    folder: Path,
+    written: dict[str, Any],
+    result: PlanResult,
+    task: CameraEnv,
+    job: Job,
+    imagined: Imagined | None,
 ) -> None:
     from wm_plan.configuration import as_yaml
     from wm_plan.machine import peak_memory_mb
-    from wm_plan.pictures import write_figure, write_video
+    from wm_plan.pictures import write_figure, write_imagined, write_video
 
     assert result.goal_image is not None
     line = shlex.join(["wm-plan", *sys.argv[1:]])
@@ -204,7 +215,9 @@ def _write_files(
     if job.config.goal is None and result.goal_state is not None:
         goal = task.render_goal(result.goal_state, image_size=VIEW_SIZE)
     job.say("writing the video and the figure ...")
-    write_video(folder / "plan.mp4", result, views, goal, fps=1 / task.control_timestep)
+    write_video(folder / "plan.mp4", result, views, goal, 1 / task.control_timestep, imagined)
+    if imagined is not None:
+        write_imagined(folder / "imagined.png", result, views, imagined, task.control_timestep)
     write_figure(folder / "plan.png", result, views[0], views[-1], goal, task.control_timestep)
     written["peak_memory_mb"] = peak_memory_mb()
     (folder / "result.json").write_text(json.dumps(as_json(written), indent=1) + "\n", encoding="utf-8")
@@ -272,8 +285,12 @@ class _SearchPictures:
         return ["landscape.png", "search.png"]
 
 
-def _watch(step: Step, bar: _ProgressBar, search: _SearchPictures | None) -> None:
+def _watch(
+    step: Step, bar: _ProgressBar, search: _SearchPictures | None, imaginings: Imaginings | None
+) -> None:
     bar.update(step)
+    if imaginings is not None and step.plan_ms:
+        imaginings.note(step.index)
     if search is not None and step.index == 0:
         search.note()
 
@@ -328,7 +345,8 @@ def _list(job: Job) -> int:
 
 COMMAND = Command(
     "wm-plan",
-    "Plan to a goal picture with a world model, and write a video, a figure and the result.",
+    "Plan to a goal picture with a world model, and write a video, a figure and the result;"
+    " with a model that has a decoder (wm-train --also decoder), also what it imagined.",
     run=run,
     add_flags=add_flags,
     flags=("env", "model", "seed", "out", "device", "list"),

@@ -54,6 +54,20 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--batch-size", type=positive_int, metavar="N", help="windows a step of the first stage"
     )
     parser.add_argument(
+        "--also",
+        type=_beside_names,
+        default=[],
+        metavar="NAMES",
+        help="train beside the model, too: decoder (draws what is imagined), prior (proposes actions)",
+    )
+    parser.add_argument(
+        "--only",
+        type=_beside_names,
+        default=[],
+        metavar="NAMES",
+        help="train these beside the finished model in --out, and leave the model as it is",
+    )
+    parser.add_argument(
         "--without-encoder",
         action="store_true",
         help="leave the encoder out of --out: only for the one in the package, which is found by its name",
@@ -64,6 +78,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="OWNER/NAME",
         help="in the end push the model, with a card, to the hub of huggingface",
     )
+
+
+def _beside_names(text: str) -> list[str]:
+    from wm_plan.training_beside import beside_names
+
+    return beside_names(text)
 
 
 def select(flags: argparse.Namespace) -> list[str]:
@@ -97,11 +117,14 @@ def run(job: Job) -> int:
     from wm_plan.machine import use_device
     from wm_plan.output_folder import next_numbered
     from wm_plan.tensorboard_scalars import TensorboardScalars
+    from wm_plan.training_beside import train_beside
     from wm_plan.training_run import check_training_folder, open_logs, provenance, training_folder
     from wm_plan.world_model.distributed import launched_rank
     from wm_plan.world_model.training_state import STATE_NAME
 
     config, flags = job.config, job.flags
+    if flags.only:
+        return _train_beside(job)
     _check_flags(config, flags)
     check_logs, train = _training_of(config)
     first = launched_rank() == 0
@@ -137,6 +160,17 @@ def run(job: Job) -> int:
                 progress=scalars.following(bars.update),
                 **more,
             )
+            if first:
+                train_beside(
+                    flags.also,
+                    model,
+                    store,
+                    out,
+                    config,
+                    resume=flags.resume,
+                    on_stage=bars.begin,
+                    progress=bars.update,
+                )
     except KeyboardInterrupt:
         if (out / STATE_NAME).is_file():
             job.warn(f"stopped; a checkpoint is kept in {out}. Go on with: the same command and --resume")
@@ -145,11 +179,16 @@ def run(job: Job) -> int:
         return INTERRUPTED
     if not first:
         return DONE
-    if flags.push_to:
+    _push(job, out)
+    return _report(job, out, model)
+
+
+def _push(job: Job, out: Path) -> None:
+    """Push the folder to the hub, if that is asked for."""
+    if job.flags.push_to:
         from wm_plan.world_model.hub import push_to_hub
 
-        job.say(f"pushed to {push_to_hub(out, flags.push_to)}")
-    return _report(job, out, model)
+        job.say(f"pushed to {push_to_hub(out, job.flags.push_to)}")
 
 
 def _check_flags(config: Any, flags: argparse.Namespace) -> None:  # noqa: ANN401
@@ -203,6 +242,74 @@ def _check_start(
     check_start(start, store, encoder, settings_of(config, TrainConfig))
 
 
+def _train_beside(job: Job) -> int:
+    """Train what --only names beside a finished model."""
+    from wm_plan.configuration import as_values, as_yaml
+    from wm_plan.machine import use_device
+    from wm_plan.training_beside import train_beside
+    from wm_plan.training_run import open_logs
+    from wm_plan.world_model import load_model
+    from wm_plan.world_model.hub import check_can_push
+
+    config, flags = job.config, job.flags
+    if not flags.out or flags.overwrite or flags.also:
+        raise UserInputError(
+            "--only trains beside the finished model in --out DIR;"
+            " it goes with neither --also nor --overwrite."
+        )
+    if flags.push_to:
+        check_can_push(flags.push_to)
+    device = use_device(config.device, config.threads)
+    store = open_logs(config.data, config.columns, job.say)
+    model = load_model(flags.out, device=str(device))
+    if flags.dry_run:
+        job.print_result(as_values(config), as_yaml(config).rstrip())
+        return DONE
+    try:
+        with _ProgressBars(job, shown=True) as bars:
+            train_beside(
+                flags.only,
+                model,
+                store,
+                flags.out,
+                config,
+                resume=flags.resume,
+                on_stage=bars.begin,
+                progress=bars.update,
+            )
+    except KeyboardInterrupt:
+        job.warn(f"stopped; checkpoints are kept in {flags.out}. Go on with: the same command and --resume")
+        return INTERRUPTED
+    _push(job, flags.out)
+    return _report_beside(job)
+
+
+def _report_beside(job: Job) -> int:
+    """Print what came of --only; gives the exit code."""
+    from wm_plan.training_beside import held_out_of
+
+    out, names = job.flags.out, job.flags.only
+    held_out = held_out_of(out, names)
+    result = {
+        "out": out,
+        "data": list(job.config.data),
+        "held_out": held_out,
+        "files": {name: out / name for name in names},
+    }
+    job.print_result(result, "\n".join([f"{out}: {', '.join(names)}", *_told(held_out)]))
+    return DONE
+
+
+def _told(held_out: dict[str, dict[str, float]]) -> list[str]:
+    """One line for each of what was trained beside a model."""
+    lines = {
+        "decoder": "  decoder: held-out frames are drawn with {psnr:.1f} dB PSNR"
+        " (the usual frame in their place has {usual_psnr:.1f})",
+        "prior": "  prior: it tells {explained:.0%} of the variance of held-out actions from where they led",
+    }
+    return [lines[name].format(**numbers) for name, numbers in held_out.items()]
+
+
 def _training_of(config: Any) -> tuple[Callable[..., None], Callable[..., Any]]:  # noqa: ANN401
     """Give what checks the logs and what trains on them, of the predictor that is asked for."""
     from omegaconf import OmegaConf
@@ -236,8 +343,9 @@ def _tolerance_of(store: TrajectoryStore) -> Reached | None:
 def _report(job: Job, out: Path, model: CompactWorldModel | TokenWorldModel) -> int:
     """Print what came of it; gives the exit code."""
     from wm_plan.envs import env_kind
+    from wm_plan.training_beside import held_out_of
 
-    metadata = model.metadata
+    metadata, held_out = model.metadata, held_out_of(out, job.flags.also)
     record, errors = metadata.training, metadata.open_loop_error
     try:
         env_kind(model.env_name)
@@ -259,7 +367,8 @@ def _report(job: Job, out: Path, model: CompactWorldModel | TokenWorldModel) -> 
         "seconds": record["seconds"],
         "versions": record["versions"],
         "use": use,
-        "files": {name: out / name for name in names},
+        "held_out": held_out,
+        "files": {name: out / name for name in [*names, *job.flags.also]},
     }
     job.objective = errors[-1]
     job.print_result(
@@ -269,7 +378,8 @@ def _report(job: Job, out: Path, model: CompactWorldModel | TokenWorldModel) -> 
         f"  {record['episodes']['held_out']} held-out episodes: error after 1 imagined step "
         f"{errors[0]:.1%} of the latents' variance, after {len(errors)} steps {errors[-1]:.1%}; "
         f"reached or not is misjudged in {metadata.reach_error_rate:.0%} of close pairs\n"
-        f"use it: {use}",
+        + "".join(f"{line}\n" for line in _told(held_out))
+        + f"use it: {use}",
     )
     return DONE
 
@@ -342,6 +452,7 @@ COMMAND = Command(
         "wm-train --from reacher --data data/new_robot --out runs/mine",
         "wm-train --data data/reacher --predictor dino_wm --out runs/tokens tokens.dino_wm.depth=2",
         "wm-train --data data/mine --encoder runs/encoder --out runs/mine model.latent_dim=64",
+        "wm-train --data data/reacher --out runs/reacher --only decoder,prior",
     ),
     example_override="model.latent_dim=64",
 )

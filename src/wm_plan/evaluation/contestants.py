@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wm_plan.controller import make_controller, planner_name
+from wm_plan.controller import make_controller, make_gcbc, planner_name
 from wm_plan.envs import DEFAULT_MUJOCO, TaskEnv
 from wm_plan.envs.rendering import check_image_size
 from wm_plan.planners import GradientPlanner, make_planner
@@ -151,6 +151,23 @@ def make_planner_policy(config: EvalConfig) -> PlannerPolicy:
     )
 
 
+def make_gcbc_policy(config: EvalConfig) -> PlannerPolicy:
+    """Load the policy prior beside the world model; it sees what the planner sees, and searches nothing."""
+    from wm_plan.world_model import load_model
+
+    model = load_model(find_model(config.env, config.model), device=config.device)
+    policy = make_gcbc(model)
+    check_fits(unrendered(config.env), policy)
+    settings = {
+        "model": config.model or config.env,
+        "camera": config.camera or camera_for(config.env, model),
+        "goal_look": config.goal_look.value,
+        "goal_size": config.goal_size,
+    }
+    look = GOAL_LOOKS[config.goal_look.value]
+    return PlannerPolicy(policy, settings, name="gcbc", goal_look=look, goal_size=config.goal_size)
+
+
 def make_physics_policy(config: EvalConfig) -> PhysicsPolicy:
     """Set up the same search over MuJoCo itself."""
     env = unrendered(config.env)
@@ -189,6 +206,7 @@ POLICIES: dict[str, PolicyKind] = {
     "random": PolicyKind(lambda config: RandomPolicy()),
     "hold": PolicyKind(lambda config: HoldPolicy()),
     "physics": PolicyKind(make_physics_policy, ("planner",)),
+    "gcbc": PolicyKind(make_gcbc_policy, ("model",)),
     "rl": PolicyKind(lambda config: BaselinePolicy(unrendered(config.env), config.rl or config.env), ("rl",)),
 }
 """Everyone who can take part, by the name on the command line."""

@@ -89,20 +89,21 @@ class PlannerPolicy:
     Args:
         controller: the control loop; its budget of time should be off, or outcomes depend on the machine.
         settings: what a reader must know.
+        name: what its rows say.
         goal_look: how goals are drawn; as frames are if None.
         goal_size: of the goal pictures [px]; as frames have it if None.
     """
-
-    name = "planner"
 
     def __init__(
         self,
         controller: MPC,
         settings: dict[str, Any],
         *,
+        name: str = "planner",
         goal_look: Look | None = None,
         goal_size: int | None = None,
     ) -> None:
+        self.name = name
         self.settings = settings
         self.plan_ms: list[float] = []
         self.encode_ms: list[float] = []
