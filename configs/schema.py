@@ -11,6 +11,7 @@ from omegaconf import MISSING
 from wm_plan.planners.caution import DEFAULT_THRESHOLD, OnSurprise
 from wm_plan.planners.objectives import Distance, Reduce
 from wm_plan.planners.shooting import ShootingConfig
+from wm_plan.world_model.offline_measures import OfflineConfig
 
 
 @dataclass
@@ -170,6 +171,12 @@ class EvalConfig(ControllerConfig):
     physics: PhysicsConfig = field(default_factory=PhysicsConfig)
     rl: str | None = None
     """Folders of RL baselines, parted by commas; null is the shipped one of the task."""
+    data: list[str] = field(default_factory=list)
+    """Logged trajectories: models are measured on them, without any simulator."""
+    columns: str = ""
+    """Which of their columns are taken for what, as wm-data's --columns; found out where it says nothing."""
+    offline: OfflineConfig = field(default_factory=OfflineConfig)
+    """How much is measured on them."""
 
     def __post_init__(self) -> None:
         """Check what can be checked without the task and the model.

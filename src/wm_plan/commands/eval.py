@@ -77,6 +77,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="also write report.html: plots, and videos of successes and failures (default)",
     )
+    parser.add_argument(
+        "--data",
+        nargs="+",
+        metavar="DIR",
+        help="measure --model on logged trajectories (any format of wm-data) instead, without any simulator",
+    )
+    parser.add_argument("--columns", metavar="ROLE=COLUMN,...", help="of --data, as in wm-train")
     parser.add_argument("--goal-size", type=positive_int, metavar="N", help="pixels a side of goal pictures")
 
 
@@ -86,7 +93,7 @@ def select(flags: argparse.Namespace) -> list[str]:
     from wm_plan.planning import task_choice
     from wm_plan.suggestion import did_you_mean
 
-    if flags.merge:
+    if flags.merge or flags.data:
         return []
     first_model = argparse.Namespace(env=flags.env, model=(flags.model or "").split(",")[0].strip())
     flags.env = task_of(first_model)
@@ -107,6 +114,8 @@ def configure(config: Any, flags: argparse.Namespace) -> None:  # noqa: ANN401
         "changes": flags.changes,
         **{name: getattr(flags, name) for name in (*shared, "rl", "goal_look", "goal_size")},
         **{name: getattr(flags, name) for name in ("episodes", "workers", "report")},
+        "data": flags.data,
+        "columns": flags.columns,
     }
     for name, value in given.items():
         if value is not None:
@@ -120,6 +129,11 @@ def run(job: Job) -> int:
         return _list(job)
     if flags.merge:
         return _merge(job)
+    if job.config.data:
+        from wm_plan.offline import evaluate_offline
+
+        evaluate_offline(job)
+        return DONE
     from omegaconf import OmegaConf
 
     from wm_plan.collecting import parse_shard
@@ -382,6 +396,7 @@ COMMAND = Command(
         "wm-eval --env reacher --planner cem,icem,mppi --shard 1/4 --out shards/1",
         "wm-eval --merge shards/1 shards/2 shards/3 shards/4 --out runs/whole",
         "wm-eval --env reacher --goal-look default --goal-size 480 --episodes 20",
+        "wm-eval --model runs/mine --data data/mine",
     ),
 )
 main = COMMAND.main
