@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from .beside import BesideConfig, fit_beside, load_beside, save_beside, settings_beside
+from .beside import BesideConfig, fit_beside, has_beside, load_beside, save_beside, settings_beside
 from .encoder import square_frames
 from .logged_latents import LoggedLatents, TrainedModel
 from .store import TrajectoryStore
@@ -192,6 +192,11 @@ def held_out_error(
             squared = difference.square().mean(dim=(1, 2, 3)).clamp(min=1e-10)
             sums[ratio] += float(-10 * squared.log10().sum())
     return {name: round(value / len(rows), 3) for name, value in sums.items()}
+
+
+def has_decoder(folder: str | Path | None) -> bool:
+    """Whether a finished decoder lies beside the model in `folder`; None is a model made in memory."""
+    return has_beside(folder, DECODER_FOLDER)
 
 
 def load_decoder(folder: str | Path, model: TrainedModel) -> FrameDecoder:

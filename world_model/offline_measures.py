@@ -18,10 +18,12 @@ from torch import Tensor
 from .compact import CompactWorldModel
 from .logged_latents import TrainedModel
 from .store import TrajectoryStore
+from .surprise import running_scores
 from .training_logs import block_actions
 
 _FRAMES_AT_ONCE = 64
 _SEQUENCES_AT_ONCE = 4096
+_SURPRISE_EPISODES = 40
 
 
 @dataclass
@@ -128,7 +130,7 @@ def _encoded(
     model: TrainedModel,
     store: TrajectoryStore,
     rows: Int[np.ndarray, " row"],
-    progress: Callable[[int, int], None],
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Iterator[Float[Tensor, "row ..."]]:
     """Latents of rows, some frames at a time; of what the logs lack, only the first view must be there."""
     views = [name for name in model.metadata.views if name in store.columns]
@@ -210,7 +212,9 @@ def measure_offline(
     imagined = imagine(model, windows, windows.actions.unsqueeze(1))[:, 0]
     many = config.num_candidates or (100 if isinstance(model, CompactWorldModel) else 30)
     further = action_ranks(model, windows, imagined, many, rng)
-    ranks, kind = error_ranks(windows, imagined), "one-step errors among those of other episodes"
+    calibrated = calibrated_surprise(model, store, episodes)
+    ranks = error_ranks(windows, imagined) if calibrated is None else calibrated
+    kind = "one-step errors among those of other episodes" if calibrated is None else "calibrated surprise"
     return OfflineMeasures(
         num_windows=len(imagined),
         horizon=imagined.shape[1],
@@ -313,6 +317,22 @@ def error_ranks(
         usual = np.arange(len(errors)) < len(errors) / 2
     known = np.sort(errors[usual])
     return np.sort(np.searchsorted(known, errors[~usual], side="right") / (len(known) + 1))
+
+
+def calibrated_surprise(
+    model: TrainedModel, store: TrajectoryStore, episodes: Int[np.ndarray, " chosen"]
+) -> Float[np.ndarray, " rank"] | None:
+    """Surprise of the model steps of some episodes, sorted; None of a model that knows no usual errors."""
+    calibration = model.metadata.surprise
+    if calibration is None or not isinstance(model, CompactWorldModel):
+        return None
+    actions, watched = block_actions(store, model.action_block), []
+    for place in np.unique(np.linspace(0, len(episodes) - 1, _SURPRISE_EPISODES).astype(np.int64)):
+        rows = store.rows_of(episodes[place : place + 1])[:: model.action_block]
+        latents = torch.cat(list(_encoded(model, store, rows)))
+        watched.append((latents, actions[torch.from_numpy(rows)].to(latents.device)))
+    scores = running_scores(model, calibration, watched)
+    return np.sort(calibration.rank(scores).numpy()) if len(scores) else None
 
 
 def uniformity(ranks: Float[np.ndarray, " rank"]) -> dict[str, float]:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .beside import BesideConfig, fit_beside, load_beside, save_beside, settings_beside
+from .beside import BesideConfig, fit_beside, has_beside, load_beside, save_beside, settings_beside
 from .logged_latents import LoggedLatents, TrainedModel
 from .store import TrajectoryStore
 from .training_logs import block_actions
@@ -183,6 +183,11 @@ def train_prior(
     cloned = {"explained": _explained(prior, latents[rows], latents[goals], taken[rows[:, -1]])}
     save_beside(prior, out, config, settings, **shape, held_out=cloned)
     return prior
+
+
+def has_prior(folder: str | Path | None) -> bool:
+    """Whether a finished prior lies beside the model in `folder`; None is a model made in memory."""
+    return has_beside(folder, PRIOR_FOLDER)
 
 
 def load_prior(folder: str | Path, model: TrainedModel) -> PolicyPrior:

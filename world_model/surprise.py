@@ -241,15 +241,22 @@ def fit_surprise(
         spread=[entry[2] for entry in usual],
         scores=[0.0] * len(RANKS),
     )
+    calibration.scores = _rounded(np.quantile(running_scores(model, calibration, episodes).numpy(), RANKS))
+    return calibration
+
+
+def running_scores(
+    model: WorldModel, calibration: SurpriseCalibration, episodes: Sequence[Episode]
+) -> Float[Tensor, " moment"]:
+    """Scores of all model steps of episodes that can be judged; `calibration.rank` makes surprise of them."""
     monitor = SurpriseMonitor(model, calibration)
     monitor.restart(torch.arange(len(episodes)), len(episodes))
     scores = []
     for rows, latents, executed in _moments(episodes):
         monitor.observe(rows, latents, executed)
         scores.append(monitor.score[rows])
-    known_scores = torch.cat(scores)
-    calibration.scores = _rounded(np.quantile(known_scores[known_scores.isfinite()].numpy(), RANKS))
-    return calibration
+    known = torch.cat(scores)
+    return known[known.isfinite()]
 
 
 def _usual(x: Float[np.ndarray, " moment"], y: Float[np.ndarray, " moment"]) -> list[float]:

@@ -97,9 +97,9 @@ def prior_of(model: CompactWorldModel | TokenWorldModel) -> PolicyPrior:
         ValueError: there is none, or it is another model's.
     """
     from wm_plan.world_model import load_prior
-    from wm_plan.world_model.beside import has_beside
+    from wm_plan.world_model.policy_prior import has_prior
 
-    if model.folder is None or not has_beside(model.folder, "prior"):
+    if model.folder is None or not has_prior(model.folder):
         raise ValueError(
             f"no policy prior lies beside the model in {str(model.folder)!r}. Train one: "
             "wm-train --data LOGS --out MODEL --only prior"

@@ -82,10 +82,10 @@ class Imaginings:
 def imaginings_of(controller: MPC, warn: Callable[[str], None]) -> Imaginings | None:
     """Give what keeps and draws a run's imagined futures; None for a model without a decoder of its own."""
     from wm_plan.world_model import load_decoder
-    from wm_plan.world_model.beside import has_beside
+    from wm_plan.world_model.decoder import has_decoder
 
     model: Any = controller.model
-    if not has_beside(model.folder, "decoder"):
+    if not has_decoder(model.folder):
         return None
     try:
         return Imaginings(controller, load_decoder(model.folder, model))

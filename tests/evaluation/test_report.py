@@ -15,7 +15,8 @@ from wm_plan.commands.eval import main
 from wm_plan.commands.front import DONE
 from wm_plan.evaluation.recordings import encode_mp4
 from wm_plan.world_model import CompactConfig, CompactWorldModel, JEPAEncoder, ViTConfig
-from wm_plan.world_model.decoder import DecoderConfig, FrameDecoder, latent_fingerprint
+from wm_plan.world_model.decoder import DecoderConfig, FrameDecoder
+from wm_plan.world_model.logged_latents import latent_fingerprint
 from wm_plan.world_model.metadata import ModelMetadata
 from wm_plan.world_model.weights_io import save_folder
 

@@ -12,8 +12,7 @@ from tests.dot_world import SIZE, draw_dots, make_encoder, write_dots
 from tests.world_model.test_compact import make_model as make_compact
 from tests.world_model.test_token_model import make_model as make_tokens
 from wm_plan.world_model import TrajectoryStore
-from wm_plan.world_model.beside import has_beside
-from wm_plan.world_model.decoder import DecoderConfig, load_decoder, train_decoder
+from wm_plan.world_model.decoder import DecoderConfig, has_decoder, load_decoder, train_decoder
 
 MODELS = {"compact": lambda: make_compact(latent_dim=8, head_width=64), "tokens": make_tokens}
 
@@ -62,7 +61,7 @@ def test_a_stopped_training_resumes_to_the_same_bits(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         train_decoder(model, store, tmp_path / "stopped", config, progress=stop)
-    assert not has_beside(tmp_path / "stopped", "decoder")
+    assert not has_decoder(tmp_path / "stopped")
     train_decoder(model, store, tmp_path / "stopped", config, resume=True)
     for name in ("model.safetensors", "metrics.jsonl"):
         whole, stopped = ((tmp_path / run / "decoder" / name).read_bytes() for run in ("whole", "stopped"))
@@ -76,7 +75,7 @@ def test_a_decoder_belongs_to_the_model_that_it_was_trained_for(tmp_path: Path) 
     with pytest.raises(ValueError, match="decoder' is not a folder"):
         load_decoder(tmp_path, model)
     train_decoder(model, store, tmp_path, make_config(num_steps=1))
-    assert has_beside(tmp_path, "decoder")
+    assert has_decoder(tmp_path)
     with pytest.raises(ValueError, match="was trained on the latents of another model"):
         load_decoder(tmp_path, make_compact(encoder=make_encoder(seed=5)))
     with torch.no_grad():

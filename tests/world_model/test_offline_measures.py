@@ -11,9 +11,11 @@ from tests.dot_world import SPEED, write_dots
 from tests.world_model.test_policy_prior import make_dots
 from tests.world_model.test_token_model import make_model as make_tokens
 from wm_plan.world_model import CompactWorldModel, TrajectoryStore
+from wm_plan.world_model.calibration import calibrate_surprise
 from wm_plan.world_model.offline_measures import (
     OfflineConfig,
     action_ranks,
+    calibrated_surprise,
     error_ranks,
     imagine,
     measure_offline,
@@ -33,7 +35,8 @@ class DotWorld(CompactWorldModel):
         self.speed = speed
 
     def encode(self, frames, proprio=None):
-        grey = torch.as_tensor(frames).float().mean(-1) ** 2
+        seen = frames["pixels"] if isinstance(frames, dict) else frames
+        grey = torch.as_tensor(seen).float().mean(-1) ** 2
         places = (torch.arange(grey.shape[-1]) + 0.5) / grey.shape[-1]
         total = grey.sum((-1, -2))
         return torch.stack(
@@ -135,6 +138,21 @@ def test_models_of_both_families_are_measured(kind: str, tmp_path: Path) -> None
     assert all(1 <= place <= 5 for places in measured.places.values() for place in places)
     again = measure_offline(model, store, np.arange(4), make_config(num_windows=6, num_candidates=4))
     assert asdict(again) == asdict(measured)
+
+
+def test_calibrated_surprise_is_rare_on_what_it_was_calibrated_on_and_not_on_another_world(
+    store: TrajectoryStore,
+) -> None:
+    model = DotWorld()
+    assert calibrated_surprise(model, store, np.arange(12)) is None
+    calibrate_surprise(model, store, np.arange(12))
+    ranks = calibrated_surprise(model, store, np.arange(12))
+    assert 0.02 < uniformity(ranks)["above_95"] < 0.08
+    model.speed = -SPEED
+    assert np.median(calibrated_surprise(model, store, np.arange(12))) > 0.99
+    measured = measure_offline(model, store, np.arange(12), make_config())
+    assert measured.surprise_kind == "calibrated surprise"
+    assert measured.surprise["above_95"] > 0.5
 
 
 def test_what_does_not_fit_is_named(store: TrajectoryStore) -> None:

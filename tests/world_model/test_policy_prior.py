@@ -12,8 +12,7 @@ from tests.dot_world import RECIPE, draw_dots, make_encoder, write_dots
 from tests.world_model.test_compact import make_model as make_compact
 from tests.world_model.test_token_model import make_model as make_tokens
 from wm_plan.world_model import TrajectoryStore
-from wm_plan.world_model.beside import has_beside
-from wm_plan.world_model.policy_prior import PolicyPrior, PriorConfig, load_prior, train_prior
+from wm_plan.world_model.policy_prior import PolicyPrior, PriorConfig, has_prior, load_prior, train_prior
 from wm_plan.world_model.store_writer import StoreWriter
 
 
@@ -85,7 +84,7 @@ def test_a_stopped_training_resumes_to_the_same_bits(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         train_prior(model, store, tmp_path / "stopped", config, progress=stop)
-    assert not has_beside(tmp_path / "stopped", "prior")
+    assert not has_prior(tmp_path / "stopped")
     train_prior(model, store, tmp_path / "stopped", config, resume=True)
     for name in ("model.safetensors", "metrics.jsonl"):
         whole, stopped = ((tmp_path / run / "prior" / name).read_bytes() for run in ("whole", "stopped"))
