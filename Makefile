@@ -1,5 +1,6 @@
-# How the shipped weights and the README's numbers are made. `make train-all` takes a few hours on one CPU core.
-# Nothing shipped is touched: weights land in $(RUNS), and are compared with the shipped ones by hand (docs/weights.md).
+# How the shipped weights and the README's numbers are made. `make train-all` takes many hours on one CPU core; -j2 uses
+# two, and what is there is not made again. Nothing shipped is touched: weights land in $(RUNS), and are compared with the
+# shipped ones by hand (docs/weights.md).
 
 BIN ?= .venv/bin
 DATA ?= data
@@ -8,50 +9,77 @@ RUNS ?= runs
 # logged episodes have seeds in disjoint ranges.
 SEED ?= 0
 EPISODES ?= 100
-TASKS := reacher point_mass two_room
-VARIED := $(TASKS:%=$(DATA)/varied_%)
+TASKS := reacher point_mass two_room push_t pusher cartpole cube_reach cube_push
+RL_TASKS := reacher point_mass push_t
 RESULTS := docs/results
 
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: data encoder train-all results benchmarks table test lint
+.PHONY: data encoder train-all predictors baselines results benchmarks table test lint
 .DELETE_ON_ERROR:
+.SECONDEXPANSION:
 
-data: $(DATA)/reacher/manifest.json $(DATA)/renderer_reacher/manifest.json $(VARIED:%=%/manifest.json)
+# The logs, by name: what wm-collect is told. An episode has 40 model steps where --steps does not say.
+log.varied_reacher    := --env reacher --episodes 600 --seed 200 --varied
+log.varied_point_mass := --env point_mass --episodes 500 --steps 60 --seed 200 --varied
+log.varied_two_room   := --env two_room --episodes 700 --seed 200 --varied
+log.varied_push_t     := --env push_t --episodes 1000 --steps 60 --seed 200 --varied
+log.varied_pusher     := --env pusher --episodes 1000 --steps 60 --seed 200 --varied
+log.varied_cartpole   := --env cartpole --episodes 800 --steps 50 --seed 200 --varied
+log.varied_cube_reach := --env cube_reach --episodes 600 --seed 200 --varied
+log.varied_cube_push  := --env cube_push --episodes 1000 --steps 60 --seed 200 --varied
+log.reacher           := --env reacher --episodes 1000 --seed 100
+log.push_t            := --env push_t --episodes 1500 --steps 60 --seed 100
+log.pusher            := --env pusher --episodes 1500 --steps 60 --seed 100
+log.cube_push         := --env cube_push --episodes 1500 --steps 60 --seed 100
+log.renderer_reacher  := --env reacher --episodes 240 --seed 300 --varied renderer
+LOGS := $(patsubst log.%,%,$(filter log.%,$(.VARIABLES)))
 
-$(DATA)/reacher/manifest.json:
-	$(BIN)/wm-collect --env reacher --episodes 1000 --seed 100 --out $(@D)
+# What a task's predictor is trained on (varied_TASK where nothing else is said), and its settings.
+logs.reacher   := reacher varied_reacher renderer_reacher
+logs.push_t    := push_t varied_push_t
+logs.pusher    := pusher varied_pusher
+logs.cube_push := cube_push varied_cube_push
+settings.two_room := distance.num_steps=15000
 
-$(DATA)/renderer_reacher/manifest.json:
-	$(BIN)/wm-collect --env reacher --episodes 240 --seed 300 --varied renderer --out $(@D)
+logs_of = $(or $(logs.$(1)),varied_$(1))
+manifests = $(1:%=$(DATA)/%/manifest.json)
 
-$(DATA)/varied_reacher/manifest.json:
-	$(BIN)/wm-collect --env reacher --episodes 600 --seed 200 --varied --out $(@D)
+data: $(call manifests,$(LOGS))
 
-$(DATA)/varied_point_mass/manifest.json:
-	$(BIN)/wm-collect --env point_mass --episodes 500 --steps 60 --seed 200 --varied --out $(@D)
+$(call manifests,$(LOGS)): $(DATA)/%/manifest.json:
+	$(BIN)/wm-collect $(log.$*) --out $(@D)
 
-$(DATA)/varied_two_room/manifest.json:
-	$(BIN)/wm-collect --env two_room --episodes 700 --seed 200 --varied --out $(@D)
-
-# The shipped encoder has learned from masks alone, without what wm-pretrain does besides by default.
-MASKS_ONLY := encoder.whole_after=0 num_steps=1600 batch_size=32 weight_decay=0.04 feature_layers=[2] precision=float32 \
-  dynamics.weight=0 dynamics.inverse_weight=0 looks.augment_rate=0 looks.rising=0 looks.teacher_sees_plain=false
+# One encoder for all tasks. The shipped one has learned from masks alone, without what wm-pretrain does besides by
+# default.
+ENCODER_LOGS := $(TASKS:%=varied_%)
+ENCODER_SETTINGS := encoder.whole_after=0 num_steps=1600 batch_size=32 weight_decay=0.04 feature_layers=[2] \
+  precision=float32 dynamics.weight=0 dynamics.inverse_weight=0 looks.augment_rate=0 looks.rising=0 looks.teacher_sees_plain=false
 
 encoder: $(RUNS)/encoder/model.safetensors
 
-$(RUNS)/encoder/model.safetensors: $(VARIED:%=%/manifest.json)
-	$(BIN)/wm-pretrain --data $(^D) --out $(@D) $(MASKS_ONLY)
+$(RUNS)/encoder/model.safetensors: $(call manifests,$(ENCODER_LOGS))
+	$(BIN)/wm-pretrain --data $(^D) --out $(@D) $(ENCODER_SETTINGS)
 
-train-all: $(TASKS:%=$(RUNS)/%/model.safetensors)
+train-all: encoder predictors baselines
 
-$(RUNS)/reacher/model.safetensors: $(DATA)/reacher/manifest.json $(DATA)/varied_reacher/manifest.json \
-  $(DATA)/renderer_reacher/manifest.json
-$(RUNS)/point_mass/model.safetensors: $(DATA)/varied_point_mass/manifest.json
-$(RUNS)/two_room/model.safetensors: $(DATA)/varied_two_room/manifest.json
-$(RUNS)/two_room/model.safetensors: OPTIONS = distance.num_steps=15000
-$(TASKS:%=$(RUNS)/%/model.safetensors): $(RUNS)/encoder/model.safetensors
-	$(BIN)/wm-train --data $(filter $(DATA)/%,$(^D)) --encoder $(RUNS)/encoder --out $(@D) $(OPTIONS)
+# Predictors, each with its decoder and its policy prior (GCBC) beside it.
+predictors: $(TASKS:%=$(RUNS)/%/model.safetensors)
+
+$(TASKS:%=$(RUNS)/%/model.safetensors): $(RUNS)/%/model.safetensors: \
+  $$(call manifests,$$(call logs_of,$$*)) $(RUNS)/encoder/model.safetensors
+	$(BIN)/wm-train --data $(addprefix $(DATA)/,$(call logs_of,$*)) --encoder $(RUNS)/encoder --out $(@D) \
+	  --also decoder,prior $(settings.$*)
+
+# Reinforcement learning, from state and from the latents of the task's predictor (docs/baselines.md).
+baselines: $(RL_TASKS:%=$(RUNS)/rl_%/model.safetensors) $(RL_TASKS:%=$(RUNS)/rl_%_latent/model.safetensors)
+
+$(RL_TASKS:%=$(RUNS)/rl_%/model.safetensors): $(RUNS)/rl_%/model.safetensors:
+	$(BIN)/wm-baseline --env $* --steps 100000 --out $(@D)
+
+$(RL_TASKS:%=$(RUNS)/rl_%_latent/model.safetensors): $(RUNS)/rl_%_latent/model.safetensors: \
+  $(RUNS)/%/model.safetensors
+	$(BIN)/wm-baseline --env $* --observation latent --model $(RUNS)/$* --steps 100000 --out $(@D)
 
 # The shipped weights, measured: `make -j2 results`, or a piece of it (`make results-reacher`). Pieces that run side by
 # side lengthen each other's planning times, and nothing else. What stopped half-way leaves the old numbers.

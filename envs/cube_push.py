@@ -36,6 +36,15 @@ class CubePushEnv(CubeArmTask):
     parts: SceneParts = SceneParts(
         camera="slant", agent=("upper", "fore"), effector=("cube",), floor=("ground",), walls=("base",)
     )
+    object_names: tuple[str, ...] = (
+        "cube x [m]",
+        "cube y [m]",
+        "cos(cube angle)",
+        "sin(cube angle)",
+        "cube x velocity [m/s]",
+        "cube y velocity [m/s]",
+        "cube angle velocity [rad/s]",
+    )
     goal_names: tuple[str, ...] = (
         "yaw [rad, -1 to 1]",
         "shoulder [rad, -0.3 to 1.7]",
@@ -93,6 +102,12 @@ class CubePushEnv(CubeArmTask):
     def proprio(self, state: Float[np.ndarray, "... state"]) -> Float[np.ndarray, "... proprio"]:
         """Joints and their velocities: the cube must be seen."""
         return np.concatenate([state[..., :3], state[..., 6:9]], axis=-1).astype(np.float32)
+
+    def objects(self, state: Float[np.ndarray, "... state"]) -> Float[np.ndarray, "... object"]:
+        """Place of the cube, cosine and sine of its angle, and its velocities."""
+        angle = state[..., 5:6]
+        parts = [state[..., 3:5], np.cos(angle), np.sin(angle), state[..., 9:12]]
+        return np.concatenate(parts, axis=-1).astype(np.float32)
 
     def scripted_policy(self, rng: np.random.Generator) -> PushingPolicy:
         """Pushes from random sides, the hand low above the table."""

@@ -53,6 +53,15 @@ class PushTEnv(BuiltInTask):
         target="target",
     )
     proprio_names: tuple[str, ...] = ("x [m]", "y [m]", "x velocity [m/s]", "y velocity [m/s]")
+    object_names: tuple[str, ...] = (
+        "T x [m]",
+        "T y [m]",
+        "cos(T angle)",
+        "sin(T angle)",
+        "T x velocity [m/s]",
+        "T y velocity [m/s]",
+        "T angle velocity [rad/s]",
+    )
     goal_names: tuple[str, ...] = (
         "pusher x [m, -0.235 to 0.235]",
         "pusher y [m, -0.235 to 0.235]",
@@ -99,6 +108,12 @@ class PushTEnv(BuiltInTask):
     def proprio(self, state: States) -> Float[np.ndarray, "... proprio"]:
         """Place and velocity of the pusher: the T must be seen."""
         return np.concatenate([state[..., :2], state[..., 5:7]], axis=-1).astype(np.float32)
+
+    def objects(self, state: States) -> Float[np.ndarray, "... object"]:
+        """Place of the T, cosine and sine of its angle, and its velocities."""
+        angle = state[..., 4:5]
+        parts = [state[..., 2:4], np.cos(angle), np.sin(angle), state[..., 7:10]]
+        return np.concatenate(parts, axis=-1).astype(np.float32)
 
     def scripted_policy(self, rng: np.random.Generator) -> PushingPolicy:
         """Pushes from random sides."""

@@ -93,6 +93,12 @@ class PusherEnv(BuiltInTask):
         *(f"{name} [rad]" for name in _JOINTS),
         *(f"{name} velocity [rad/s]" for name in _JOINTS),
     )
+    object_names: tuple[str, ...] = (
+        "cylinder x [m]",
+        "cylinder y [m]",
+        "cylinder x velocity [m/s]",
+        "cylinder y velocity [m/s]",
+    )
     goal_names: tuple[str, ...] = (
         *(
             f"{name} [rad, {low:.2f} to {high:.2f}]"
@@ -157,6 +163,10 @@ class PusherEnv(BuiltInTask):
     def proprio(self, state: Float[np.ndarray, "... state"]) -> Float[np.ndarray, "... proprio"]:
         """Joints and their velocities: the cylinder must be seen."""
         return np.concatenate([state[..., :7], state[..., 9:16]], axis=-1).astype(np.float32)
+
+    def objects(self, state: Float[np.ndarray, "... state"]) -> Float[np.ndarray, "... object"]:
+        """Place and velocity of the cylinder."""
+        return np.concatenate([cylinder_place(state), state[..., [17, 16]]], axis=-1).astype(np.float32)
 
     def scripted_policy(self, rng: np.random.Generator) -> PushingPolicy:
         """Pushes towards random places, the hand level and low above the table."""

@@ -45,6 +45,8 @@ class TaskEnv(CameraEnv):
     parts: SceneParts
     goal_names: tuple[str, ...]
     """What each number of a goal given as text is, with its unit and range."""
+    object_names: tuple[str, ...] = ()
+    """What each number of `objects` is, with its unit; none where proprio tells all of the state."""
     has_state: bool = True
 
     def __init__(
@@ -128,6 +130,19 @@ class TaskEnv(CameraEnv):
     def proprio(self, state: States) -> Float[np.ndarray, "... proprio"]:
         """What the robot feels of `state`; `proprio_names` says what each number is."""
         return np.asarray(state, np.float32)
+
+    def objects(self, state: States) -> Float[np.ndarray, "... object"]:
+        """What the robot does not feel of `state`: where the things are that it moves, and how they move."""
+        return np.zeros((*np.shape(state)[:-1], 0), np.float32)
+
+    def features(self, state: States) -> Float[np.ndarray, "... feature"]:
+        """The whole state as one would show it to a network: proprio, then objects."""
+        return np.concatenate([self.proprio(state), self.objects(state)], axis=-1).astype(np.float32)
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """What each number of `features` is, with its unit."""
+        return (*self.proprio_names, *self.object_names)
 
     def scripted_policy(self, rng: np.random.Generator) -> Any:  # noqa: ANN401
         """The `Policy` that the task's own script is, made for good logs.

@@ -1,6 +1,6 @@
 """A policy learned by reinforcement, run without the library that trained it: the planners' baseline.
 
-It acts on the state (what the robot feels) instead of pixels. `wm-baseline` makes one.
+It acts on the true state, or on the latents of a world model, as a planner would. `wm-baseline` makes one.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ SHIPPED_POLICIES = Path(__file__).resolve().parent / "weights"
 _KIND, _PREFIX = "rl-policy", "rl_"
 
 
+OBSERVATIONS = ("state", "latent")
+
+
 @dataclass
 class RLPolicyConfig:
     """What a policy is, its weights aside.
@@ -31,18 +34,25 @@ class RLPolicyConfig:
         action_repeat: env steps for which each of its actions was held in training.
         action_low: (A,) in env units.
         action_high: (A,) in env units.
-        proprio_scale: (P,) typical size of each number of the proprioception; features are divided by it.
-        angles: for each angle in the proprioception, the indices of its cosine and of its sine.
+        feature_scale: (F,) typical size of each feature of the present; features are divided by it.
+        angles: for each angle among the features, the indices of its cosine and of its sine.
         hidden_sizes: of the network's layers.
+        observation: "state": features are the task's state features, and so is a goal. "latent": features
+            are a latent and its change in the last model step, a goal is the latent of its picture.
+        model: of latents: the world model that they are of, a shipped one by its task's name, or a folder.
+        latents: their fingerprint, as `latent_fingerprint` gives it.
     """
 
     env_name: str
     action_repeat: int
     action_low: Sequence[float]
     action_high: Sequence[float]
-    proprio_scale: Sequence[float]
+    feature_scale: Sequence[float]
     angles: Sequence[Sequence[int]] = ()
     hidden_sizes: Sequence[int] = (256, 256)
+    observation: str = "state"
+    model: str = ""
+    latents: str = ""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be a policy."""
@@ -52,15 +62,27 @@ class RLPolicyConfig:
             raise ValueError(
                 f"action_low and action_high must be of one length, got {self.action_low}, {self.action_high}"
             )
-        if not self.proprio_scale or min(self.proprio_scale) <= 0:
-            raise ValueError(f"proprio_scale must be positive numbers, got {self.proprio_scale}")
-        used = [index for angle in self.angles for index in angle]
-        if any(len(angle) != 2 for angle in self.angles) or not set(used) <= set(
-            range(len(self.proprio_scale))
-        ):
+        if self.observation not in OBSERVATIONS:
             raise ValueError(
-                f"angles must be pairs of indices below {len(self.proprio_scale)}, got {self.angles}"
+                f"observation must be one of {', '.join(OBSERVATIONS)}, got {self.observation!r}"
             )
+        if not self.feature_scale or min(self.feature_scale) <= 0:
+            raise ValueError(f"feature_scale must be positive numbers, got {self.feature_scale}")
+        if self.observation == "latent" and len(self.feature_scale) % 2:
+            raise ValueError(f"a latent and its change have an even length, got {len(self.feature_scale)}")
+        used = [index for angle in self.angles for index in angle]
+        if any(len(angle) != 2 for angle in self.angles) or not set(used) <= set(range(self.num_goal)):
+            raise ValueError(f"angles must be pairs of indices below {self.num_goal}, got {self.angles}")
+
+    @property
+    def num_features(self) -> int:
+        """Numbers that tell the present."""
+        return len(self.feature_scale)
+
+    @property
+    def num_goal(self) -> int:
+        """Numbers that tell a goal: they are about what the first features of the present are about."""
+        return self.num_features // 2 if self.observation == "latent" else self.num_features
 
 
 class GoalFeatures(nn.Module):
@@ -73,29 +95,30 @@ class GoalFeatures(nn.Module):
 
     def __init__(self, config: RLPolicyConfig) -> None:
         super().__init__()
-        scale = torch.tensor(list(config.proprio_scale), dtype=torch.float32)
+        scale = torch.tensor(list(config.feature_scale), dtype=torch.float32)
         self.register_buffer("scale", scale, persistent=False)
         self._cosines = [cosine for cosine, _ in config.angles]
         self._sines = [sine for _, sine in config.angles]
-        self.num_features = 2 * len(scale)
+        self._num_goal = config.num_goal
+        self.num_features = config.num_features + config.num_goal
 
     def forward(
-        self, proprio: Float[Tensor, "batch proprio"], goal: Float[Tensor, "batch proprio"]
-    ) -> Float[Tensor, "batch feature"]:
+        self, present: Float[Tensor, "batch feature"], goal: Float[Tensor, "batch goal"]
+    ) -> Float[Tensor, "batch input"]:
         """Features of the present and of the goal seen from there, each divided by its scale."""
-        relative = goal - proprio
-        cosine, sine = proprio[:, self._cosines], proprio[:, self._sines]
+        relative = goal - present[:, : self._num_goal]
+        cosine, sine = present[:, self._cosines], present[:, self._sines]
         goal_cosine, goal_sine = goal[:, self._cosines], goal[:, self._sines]
         relative[:, self._cosines] = cosine * goal_cosine + sine * goal_sine
         relative[:, self._sines] = cosine * goal_sine - sine * goal_cosine
-        return torch.cat([proprio / self.scale, relative / self.scale], dim=1)
+        return torch.cat([present / self.scale, relative / self.scale[: self._num_goal]], dim=1)
 
 
 class RLPolicy:
     """A deterministic goal-conditioned policy: the mean action of a trained actor, inside the bounds.
 
     Its actions were held for `action_repeat` env steps in training; hold them as long, or ask for a new one
-    every env step.
+    every env step. One on latents also answers as `Policy` of `wm_plan.planners.gcbc` (`from_latents`).
     """
 
     def __init__(
@@ -136,17 +159,16 @@ class RLPolicy:
         """Env steps for which each action was held in training."""
         return self.config.action_repeat
 
-    @torch.no_grad()
     def act(
         self,
-        proprio: Float[np.ndarray, "... proprio"],
-        goal_proprio: Float[np.ndarray, "... goal"],
+        features: Float[np.ndarray, "... feature"],
+        goal: Float[np.ndarray, "... goal"],
     ) -> Float32[np.ndarray, "... action"]:
         """Actions to take now.
 
         Args:
-            proprio: (B, P), or (P,) for a lone robot, as environments give it.
-            goal_proprio: (B, P) or (P,); what the robot would feel at rest in the goal.
+            features: (B, F), or (F,) for a lone robot: the task's state features, or a latent and its change.
+            goal: (B, G) or (G,): state features at rest in the goal, or the latent of its picture.
 
         Returns:
             (B, A) or (A,), in env units and inside the action space.
@@ -154,21 +176,33 @@ class RLPolicy:
         Raises:
             ValueError: a shape that does not fit, or a number that is not finite.
         """
-        present, goal = np.asarray(proprio, np.float32), np.asarray(goal_proprio, np.float32)
-        num_proprio = len(self.config.proprio_scale)
-        for name, given in (("proprio", present), ("goal_proprio", goal)):
-            if given.ndim not in (1, 2) or given.shape[-1] != num_proprio or not np.isfinite(given).all():
-                raise ValueError(
-                    f"{name} must be finite, ({num_proprio},) or (B, {num_proprio}), got shape {given.shape}"
-                )
-        if goal.ndim > present.ndim or (goal.ndim == 2 and len(goal) != len(present)):
-            raise ValueError(f"goal_proprio {goal.shape} does not fit proprio {present.shape}")
+        present, wanted = np.asarray(features, np.float32), np.asarray(goal, np.float32)
+        sizes = {"features": (present, self.config.num_features), "goal": (wanted, self.config.num_goal)}
+        for name, (given, size) in sizes.items():
+            if given.ndim not in (1, 2) or given.shape[-1] != size or not np.isfinite(given).all():
+                raise ValueError(f"{name} must be finite, ({size},) or (B, {size}), got shape {given.shape}")
+        if wanted.ndim > present.ndim or (wanted.ndim == 2 and len(wanted) != len(present)):
+            raise ValueError(f"goal {wanted.shape} does not fit features {present.shape}")
         batch = torch.from_numpy(np.atleast_2d(present))
-        features = self.features(batch, torch.from_numpy(np.atleast_2d(goal)).expand_as(batch))
-        squashed = torch.tanh(self.network(features))
+        goals = torch.from_numpy(np.atleast_2d(wanted)).expand(len(batch), -1)
+        actions = self._actions(batch, goals).numpy()
+        return actions[0] if present.ndim == 1 else actions
+
+    def from_latents(
+        self, context: Float[Tensor, "batch step latent"], goal: Float[Tensor, "batch latent"]
+    ) -> tuple[Float[Tensor, "batch action"], Float[Tensor, "batch action"]]:
+        """Actions from the last few latents and the goal's, and their std, which is 0."""
+        change = context[:, -1] - context[:, -2] if context.shape[1] > 1 else torch.zeros_like(context[:, -1])
+        actions = self._actions(torch.cat([context[:, -1], change], dim=1).cpu(), goal.cpu()).to(context)
+        return actions, torch.zeros_like(actions)
+
+    @torch.no_grad()
+    def _actions(
+        self, present: Float[Tensor, "batch feature"], goal: Float[Tensor, "batch goal"]
+    ) -> Float[Tensor, "batch action"]:
+        squashed = torch.tanh(self.network(self.features(present, goal)))
         actions = self._low + 0.5 * (squashed + 1) * (self._high - self._low)
-        bounded = torch.minimum(torch.maximum(actions, self._low), self._high).numpy()
-        return bounded[0] if present.ndim == 1 else bounded
+        return torch.minimum(torch.maximum(actions, self._low), self._high)
 
     def save(self, folder: Path) -> None:
         """Write `config.json` and `model.safetensors`, atomically."""
@@ -177,13 +211,15 @@ class RLPolicy:
 
 
 def shipped_policies() -> list[str]:
-    """The tasks for which a policy comes with the package."""
+    """The policies that come with the package: a task's name, with "_latent" for those on latents."""
     found = SHIPPED_POLICIES.glob(f"{_PREFIX}*/{CONFIG_NAME}")
     return sorted(path.parent.name.removeprefix(_PREFIX) for path in found)
 
 
 def load_policy(name_or_folder: str | Path) -> RLPolicy:
-    """The shipped policy of a task, or one of your own by its folder; nothing is unpickled.
+    """A shipped policy by its name (`shipped_policies`), or one of your own by its folder.
+
+    Nothing is unpickled.
 
     Raises:
         ValueError: no such task or folder, or what it holds is damaged or no policy.

@@ -1,4 +1,4 @@
-"""The reinforcement-learning baseline: SAC with hindsight goals on a built-in task, from state.
+"""The reinforcement-learning baseline: SAC with hindsight goals on a built-in task, from state or latents.
 
 Stable-Baselines3 trains; what is kept is a policy that runs without it (`wm_plan.planners.rl`).
 
@@ -9,12 +9,9 @@ Sources: Haarnoja et al., Soft Actor-Critic Algorithms and Applications, arXiv:1
 
 from __future__ import annotations
 
-import math
 import re
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -23,22 +20,17 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from stable_baselines3 import SAC, HerReplayBuffer
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor
 
-from wm_plan.envs import TaskEnv, make_task
-from wm_plan.envs.goal_env import GoalEnv
-from wm_plan.planners.rl import GoalFeatures, RLPolicy, RLPolicyConfig
-from wm_plan.world_model.training_state import (
-    METRICS_NAME,
-    Progress,
-    append_metrics,
-    drop_metrics_after,
-    no_progress,
-)
+from wm_plan.envs import make_task
+from wm_plan.envs.goal_env import GoalEnv, StateSenses
+from wm_plan.planners.rl import OBSERVATIONS, GoalFeatures, RLPolicy, RLPolicyConfig
+from wm_plan.world_model.training_state import Progress, drop_metrics_after, no_progress
 
-from .baseline_state import read_training, restore_training, save_training
+from .baseline_latents import LatentSenses, load_latent_model
+from .baseline_run import BaselineRun
+from .baseline_state import read_training, restore_training
 from .output_folder import check_output_folder
 
 _SCALE_EPISODES, _SCALE_STEPS = 20, 200
@@ -50,9 +42,14 @@ class BaselineConfig:
 
     Attributes:
         env: name of a built-in task.
+        observation: "state": the task's state features. "latent": what a planner sees, the latent of the
+            frame, with its change since the last action for velocity; a goal is then the latent of its
+            picture. Rewards come from the true state either way.
+        model: of latents: a world model's folder, or a task's name for the shipped one; that of the task when
+            None.
         num_steps: env steps in all; the last episode is finished.
         seed: of networks, exploration, starts and goals.
-        action_repeat: env steps for which an action is held; the task's `frame_skip` when None.
+        action_repeat: env steps for which an action is held; a model step when None.
         hidden_sizes: of actor and critics.
         learning_rate: of actor, critics and temperature.
         discount: of the reward, per action.
@@ -62,10 +59,12 @@ class BaselineConfig:
         buffer_size: transitions kept.
         learning_starts: env steps of uniformly random actions before the first update; at least an episode.
         save_every: env steps from one checkpoint, and one line of metrics, to the next.
-        num_eval_episodes: episodes from anywhere to anywhere that a checkpoint is tried on.
+        num_eval_episodes: trials of each protocol of wm-eval that a checkpoint is tried on.
     """
 
     env: str
+    observation: str = "state"
+    model: str | None = None
     num_steps: int = 100_000
     seed: int = 0
     action_repeat: int | None = None
@@ -76,7 +75,7 @@ class BaselineConfig:
     num_hindsight_goals: int = 4
     buffer_size: int = 100_000
     learning_starts: int = 2000
-    save_every: int = 4000
+    save_every: int = 10_000
     num_eval_episodes: int = 50
 
     def __post_init__(self) -> None:
@@ -85,6 +84,12 @@ class BaselineConfig:
             value = getattr(self, entry.name)
             if entry.type == "int" and entry.name != "seed" and value < 1:
                 raise ValueError(f"{entry.name} must be at least 1, got {value}")
+        if self.observation not in OBSERVATIONS:
+            raise ValueError(
+                f"observation must be one of {', '.join(OBSERVATIONS)}, got {self.observation!r}"
+            )
+        if self.model is not None and self.observation == "state":
+            raise ValueError("a world model has no say where state is observed; use observation latent")
         if not 0 < self.discount < 1:
             raise ValueError(f"discount must be between 0 and 1, got {self.discount}")
         if not self.learning_rate > 0:
@@ -104,10 +109,10 @@ class _GoalExtractor(BaseFeaturesExtractor):
         features = GoalFeatures(config)
         super().__init__(space, features.num_features)
         self._features = features
-        self._num_proprio = len(config.proprio_scale)
+        self._num_goal = config.num_goal
 
     def forward(self, observation: dict[str, Tensor]) -> Tensor:
-        return self._features(observation["observation"], observation["desired_goal"][:, : self._num_proprio])
+        return self._features(observation["observation"], observation["desired_goal"][:, : self._num_goal])
 
 
 def train_baseline(
@@ -133,16 +138,21 @@ def train_baseline(
     check_output_folder(out, overwrite=overwrite or resume)
     saved = read_training(out, config.settings) if resume else None
     model, env, policy_config = make_learner(config, device)
-    repeat = env.action_repeat
-    run = _Run(config, policy_config, env, out, on_progress)
+    settings = {**config.settings, "latents": policy_config.latents}
+    run = BaselineRun(policy_config, settings, config.num_steps, env, out, on_progress)
     if saved is not None:
+        if saved.header["settings"].get("latents") != policy_config.latents:
+            raise ValueError(
+                f"{str(out)!r} was begun on other latents than {policy_config.model!r} gives by now. "
+                "Use the model as it was, or train into another folder"
+            )
         run.seconds_before = restore_training(saved, model, env)
-        drop_metrics_after(out, model.num_timesteps * repeat)
-    num_actions = run.total_steps // repeat - model.num_timesteps
+        drop_metrics_after(out, model.num_timesteps * env.action_repeat)
+    num_actions = run.total_steps // env.action_repeat - model.num_timesteps
     if num_actions > 0:
         model.learn(num_actions, callback=run, log_interval=10**9, reset_num_timesteps=not resume)
         run.save()
-    env.close()
+    run.close()
     return run.policy(model)
 
 
@@ -152,18 +162,19 @@ def make_learner(
     """A learner that has seen nothing yet, its environment, and what its policy is.
 
     Raises:
-        ValueError: an unknown task, or an `action_repeat` that does not fit it.
+        ValueError: an unknown task, a world model whose latents are none to learn from, or an
+            `action_repeat` that does not fit.
     """
-    task = make_task(config.env, render=False)
-    env = GoalEnv(task, config.action_repeat or task.frame_skip)
+    env, told = _make_env(config)
+    task = env.task
     policy_config = RLPolicyConfig(
         env_name=config.env,
         action_repeat=env.action_repeat,
         action_low=task.action_space.low.tolist(),
         action_high=task.action_space.high.tolist(),
-        proprio_scale=proprio_scale(task, np.random.default_rng([config.seed, 1])).tolist(),
-        angles=angle_pairs(task.proprio_names),
+        feature_scale=feature_scale(env, np.random.default_rng([config.seed, 1])).tolist(),
         hidden_sizes=list(config.hidden_sizes),
+        **told,
     )
     model = SAC(
         "MultiInputPolicy",
@@ -186,139 +197,49 @@ def make_learner(
     return model, env, policy_config
 
 
-def actor_tensors(model: SAC) -> dict[str, Tensor]:
-    """The weights of a learner's actor, as `RLPolicy` names them; the spread of its actions is left out."""
-    actor = model.policy.actor
-    layers = [*(layer for layer in actor.latent_pi if isinstance(layer, torch.nn.Linear)), actor.mu]
-    return {
-        f"{2 * index}.{name}": value.detach().cpu().clone()
-        for index, layer in enumerate(layers)
-        for name, value in layer.state_dict().items()
-    }
-
-
-class _Run(BaseCallback):
-    """Keeps the run: progress after each episode, a checkpoint when one is due."""
-
-    def __init__(
-        self,
-        config: BaselineConfig,
-        policy_config: RLPolicyConfig,
-        env: GoalEnv,
-        out: Path,
-        on_progress: Progress,
-    ) -> None:
-        super().__init__()
-        self.config, self.policy_config, self.env, self.out = config, policy_config, env, out
-        self.total_steps = math.ceil(config.num_steps / env.num_steps) * env.num_steps
-        self.seconds_before = 0.0
-        self._start = time.perf_counter()
-        self._on_progress, self._metrics = on_progress, dict[str, float]()
-        self._saved_at = 0
-
-    @property
-    def steps(self) -> int:
-        """Env steps done."""
-        return self.model.num_timesteps * self.env.action_repeat
-
-    @property
-    def seconds(self) -> float:
-        """Wall time of the training, earlier runs' included [s]."""
-        return self.seconds_before + time.perf_counter() - self._start
-
-    def _on_training_start(self) -> None:
-        self._saved_at = self.steps
-
-    def _on_step(self) -> bool:
-        return True
-
-    def _on_rollout_start(self) -> None:
-        """Between two episodes all that has been learned and seen is in the model and its buffer."""
-        if self.steps % self.env.num_steps or self.steps == self._saved_at:
-            return
-        if self.steps - self._saved_at >= self.config.save_every:
-            self.save()
-        self._on_progress(self.steps, self.total_steps, self._metrics)
-
-    def policy(self, model: SAC) -> RLPolicy:
-        """The policy as it is now."""
-        packages = ("wm-plan", "stable-baselines3", "torch", "mujoco", "gymnasium", "numpy")
-        steps = model.num_timesteps * self.env.action_repeat
-        command = f"wm-baseline --env {self.config.env} --steps {steps} --seed {self.config.seed}"
-        record = {
-            "command": command,
-            "algorithm": "SAC + HER",
-            "env_steps": steps,
-            "wall_seconds": round(self.seconds, 1),
-            "seed": self.config.seed,
-            "metrics": self._metrics,
-            "training": self.config.settings,
-            "versions": {name: metadata.version(name) for name in packages},
-        }
-        return RLPolicy(self.policy_config, actor_tensors(model), record)
-
-    def save(self) -> None:
-        """Try the policy, and write policy, metrics and the state of the training."""
-        model = self.model
-        assert isinstance(model, SAC)
-        reached, held = far_success(
-            self.policy(model), self.config.num_eval_episodes, seed=self.config.seed, env_name=self.config.env
+def _make_env(config: BaselineConfig) -> tuple[GoalEnv, dict[str, Any]]:
+    """The environment, and what a policy's config says of its observations."""
+    if config.observation == "state":
+        task = make_task(config.env, render=False)
+        env = GoalEnv(task, config.action_repeat or task.frame_skip)
+        return env, {"angles": angle_pairs(task.feature_names)}
+    make_task(config.env, render=False).close()  # an unknown task is named before a model is looked for
+    model, source, fingerprint = load_latent_model(config.env, config.model)
+    if config.action_repeat not in (None, model.frame_skip):
+        raise ValueError(
+            f"action_repeat must be a model step of the world model, {model.frame_skip} env steps, "
+            f"got {config.action_repeat}"
         )
-        recent = model.ep_success_buffer or [math.nan]
-        losses = {name.removeprefix("train/"): value for name, value in model.logger.name_to_value.items()}
-        self._metrics = {
-            "reached": reached,
-            "held": held,
-            "reached_exploring": float(np.mean(recent)),
-            "wall_seconds": round(self.seconds, 1),
-            **{name: float(value) for name, value in losses.items() if math.isfinite(value)},
-        }
-        self.policy(model).save(self.out)
-        if self._saved_at == 0:
-            (self.out / METRICS_NAME).unlink(missing_ok=True)
-        append_metrics(self.out, {"step": self.steps, **self._metrics})
-        save_training(self.out, model, self.env, self.config.settings, self.seconds)
-        self._saved_at = self.steps
-
-
-def far_success(
-    policy: RLPolicy, num_episodes: int, *, seed: int, env_name: str | None = None
-) -> tuple[float, float]:
-    """Fractions of episodes, from anywhere to anywhere, in which the goal was reached and was held.
-
-    The episodes are none that `wm-eval` or the training draws.
-    """
-    name = policy.env_name if env_name is None else env_name
-    envs = [GoalEnv(make_task(name, render=False), policy.action_repeat) for _ in range(num_episodes)]
-    seeds = np.random.SeedSequence(seed, spawn_key=(2,)).generate_state(num_episodes)
-    seen = [env.reset(seed=int(one))[0] for env, one in zip(envs, seeds, strict=True)]
-    num_proprio = seen[0]["observation"].shape[0]
-    goals = np.stack([observation["desired_goal"][:num_proprio] for observation in seen])
-    infos = []
-    for _ in range(envs[0].num_steps // policy.action_repeat):
-        actions = policy.act(np.stack([observation["observation"] for observation in seen]), goals)
-        results = [env.step(action) for env, action in zip(envs, actions, strict=True)]
-        seen, infos = [result[0] for result in results], [result[4] for result in results]
-    for env in envs:
-        env.close()
-    return float(np.mean([info["reached"] for info in infos])), float(np.mean([i["held"] for i in infos]))
+    task = make_task(config.env, camera=model.metadata.camera or None)
+    env = GoalEnv(task, model.frame_skip, senses=LatentSenses(task, model))
+    return env, {"observation": "latent", "model": source, "latents": fingerprint}
 
 
 def angle_pairs(names: Sequence[str]) -> list[list[int]]:
-    """Where the angles stand in a proprioception: indices of "cos(NAME)" and "sin(NAME)"."""
+    """Where the angles stand among features: indices of "cos(NAME)" and "sin(NAME)"."""
     found = [(index, re.fullmatch(r"cos\((.+)\)", name)) for index, name in enumerate(names)]
     return [[index, list(names).index(f"sin({match[1]})")] for index, match in found if match]
 
 
-def proprio_scale(task: TaskEnv, rng: np.random.Generator) -> Float[np.ndarray, " proprio"]:
-    """Standard deviation of each number of the proprioception under random actions; 1 for parts of angles."""
+def feature_scale(env: GoalEnv, rng: np.random.Generator) -> Float[np.ndarray, " feature"]:
+    """How far each feature varies under random actions.
+
+    The parts of an angle count as 1. The numbers of a latent share one scale, and so do those of its change:
+    what varies less among them means less.
+    """
+    task, senses = env.task, env.senses
     seen = []
     for _ in range(_SCALE_EPISODES):
         task.set_state(task.sample_state(rng))
-        for _ in range(_SCALE_STEPS // task.frame_skip):
-            task.advance(rng.uniform(task.action_space.low, task.action_space.high), task.frame_skip)
-            seen.append(task.proprio(task.get_state()))
-    scale = np.std(np.stack(seen), axis=0)
-    for pair in angle_pairs(task.proprio_names):
-        scale[pair] = 1.0
-    return np.maximum(scale, 1e-6)
+        senses.look(first=True)
+        for _ in range(_SCALE_STEPS // env.action_repeat):
+            task.advance(rng.uniform(task.action_space.low, task.action_space.high), env.action_repeat)
+            seen.append(senses.look(first=False)[0])
+    variance = np.var(np.stack(seen), axis=0)
+    if isinstance(senses, StateSenses):
+        for pair in angle_pairs(task.feature_names):
+            variance[pair] = 1.0
+    else:
+        for part in (slice(senses.num_goal), slice(senses.num_goal, None)):
+            variance[part] = variance[part].mean()
+    return np.maximum(np.sqrt(variance), 1e-6)

@@ -150,6 +150,17 @@ def _restore(model: SAC, env: GoalEnv, header: dict[str, Any], arrays: dict[str,
     torch.set_rng_state(torch.from_numpy(arrays["random.torch"]))
 
 
+def actor_tensors(model: SAC) -> dict[str, torch.Tensor]:
+    """The weights of a learner's actor, as `RLPolicy` names them; the spread of its actions is left out."""
+    actor = model.policy.actor
+    layers = [*(layer for layer in actor.latent_pi if isinstance(layer, torch.nn.Linear)), actor.mu]
+    return {
+        f"{2 * index}.{name}": value.detach().cpu().clone()
+        for index, layer in enumerate(layers)
+        for name, value in layer.state_dict().items()
+    }
+
+
 def _buffer(model: SAC) -> HerReplayBuffer:
     assert isinstance(model.replay_buffer, HerReplayBuffer)
     return model.replay_buffer

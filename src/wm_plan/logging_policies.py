@@ -135,6 +135,8 @@ class _SB3:
         env.sample_state(np.random.default_rng(0))
         if policy.env_name != env.name:
             raise ValueError(f"{spec.text!r} was trained in {policy.env_name!r}, not in {env.name!r}")
+        if policy.config.observation != "state":
+            raise ValueError(f"{spec.text!r} acts on latents; logs are made by a policy on state")
         self._act = policy.act
         if given not in shipped_policies():
             self.fingerprint = _digest(Path(given))
@@ -142,11 +144,11 @@ class _SB3:
     def __call__(self, rng: np.random.Generator, index: int) -> Policy:
         return _SB3Run(self, self._env, rng)
 
-    def act(self, proprio: np.ndarray, goal: np.ndarray | None) -> np.ndarray:
-        """The mean action."""
+    def act(self, seen: np.ndarray, goal: np.ndarray | None) -> np.ndarray:
+        """The mean action: towards a goal from state features, or from proprio."""
         if self._act is None or goal is None:
-            return self._actor.act(proprio)
-        return self._act(proprio, goal)
+            return self._actor.act(seen)
+        return self._act(seen, goal)
 
     @property
     def has_goals(self) -> bool:
@@ -166,11 +168,13 @@ class _SB3Run:
         from wm_plan.envs import TaskEnv
 
         env = self._env
-        felt = env.proprio(state) if isinstance(env, TaskEnv) else env.observe()["proprio"]
-        if self._goals is not None and self._goals.update(step, state):
+        if self._goals is not None:
             assert isinstance(env, TaskEnv)
-            self._goal = env.proprio(self._goals.state).astype(np.float32)
-        return self._maker.act(felt.astype(np.float32), self._goal)
+            if self._goals.update(step, state):
+                self._goal = env.features(self._goals.state)
+            return self._maker.act(env.features(state), self._goal)
+        felt = env.proprio(state) if isinstance(env, TaskEnv) else env.observe()["proprio"]
+        return self._maker.act(felt.astype(np.float32), None)
 
 
 class _Planner:

@@ -155,7 +155,7 @@ def test_the_list_names_what_exists(capfd: pytest.CaptureFixture) -> None:
     names = evaluated(capfd, "--list")
     assert names["protocols"] == ["near", "far", "robust"]
     assert {"light", "camera", "mass"} <= set(names["changes"])
-    assert {"planner", "random", "hold", "physics", "rl"} <= set(names["policies"])
+    assert {"planner", "random", "hold", "physics", "rl", "rl_latent"} <= set(names["policies"])
 
 
 @pytest.mark.parametrize(

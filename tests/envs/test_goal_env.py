@@ -56,17 +56,64 @@ def test_hindsight_rewards_are_those_of_the_episode(name: str) -> None:
 def test_the_reward_is_about_the_tolerance_of_the_task(offset: list[float], reward: float) -> None:
     env = make_goal_env()
     near = AT + np.array([*offset, 3.0, 0.0])
-    assert env.compute_reward(env.goal_of(near), env.goal_of(AT), {}) == reward
+    seen, _ = env.reset(options={"state": near, "goal_state": AT})
+    assert env.compute_reward(seen["achieved_goal"], seen["desired_goal"], {}) == reward
 
 
 def test_a_goal_is_felt_at_rest() -> None:
     env = make_goal_env()
     moving = np.array([0.5, -1.0, 2.0, 3.0])
-    np.testing.assert_array_equal(env.goal_of(moving), env.goal_of(AT))
     seen, info = env.reset(options={"state": moving, "goal_state": AT})
     np.testing.assert_allclose(seen["observation"][4:], [2.0, 3.0])
     np.testing.assert_array_equal(seen["achieved_goal"], seen["desired_goal"])
     np.testing.assert_array_equal(info["state"], moving)
+
+
+class Compass:
+    """Tells the shoulder's angle alone, and which look it was."""
+
+    num_features, num_goal = 2, 1
+
+    def __init__(self, task) -> None:
+        self.task, self.looks = task, 0
+
+    def goal(self, state: np.ndarray) -> np.ndarray:
+        return state[:1].astype(np.float32)
+
+    def look(self, first: bool) -> tuple[np.ndarray, np.ndarray]:
+        self.looks = 0 if first else self.looks + 1
+        angle = self.task.get_state()[0]
+        return np.array([angle, self.looks], np.float32), np.array([angle], np.float32)
+
+
+def test_other_senses_see_once_an_action_and_the_reward_stays_the_tasks() -> None:
+    task = make("reacher", render=False)
+    env = GoalEnv(task, action_repeat=4, senses=Compass(task))
+    check_env(env, skip_render_check=True)
+    seen, _ = env.reset(options={"state": AT, "goal_state": AT + [0.2, 0, 0, 0]})
+    np.testing.assert_allclose(seen["desired_goal"], [0.7, 0.7, -1.0], atol=1e-6)
+    np.testing.assert_allclose(seen["observation"], [0.5, 0], atol=1e-6)
+    seen, reward, *_ = env.step(np.zeros(2, np.float32))
+    assert seen["observation"][1] == 1
+    assert reward == -1
+    position = np.array([[0.7, -1.0]])
+    told_wrong = np.hstack([[[9.0]], position])
+    assert env.compute_reward(told_wrong, seen["desired_goal"][None], {}) == 0
+
+
+@pytest.mark.parametrize("name", task_names())
+def test_state_features_tell_the_whole_state(name: str) -> None:
+    """Whatever is changed of a position, by less than a turn, changes the features; each has a name."""
+    task = make(name, render=False)
+    state = task.sample_state(np.random.default_rng(0))
+    features = task.features(state)
+    assert features.dtype == np.float32
+    assert features.shape == (len(task.feature_names),)
+    for index in range(len(state)):
+        other = state.copy()
+        other[index] += 0.1
+        assert np.abs(task.features(other) - features).max() > 1e-3
+    np.testing.assert_array_equal(task.features(np.stack([state, other]))[0], features)
 
 
 def test_staying_at_the_goal_is_held_and_leaving_it_is_not() -> None:

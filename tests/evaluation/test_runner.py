@@ -9,6 +9,7 @@ import torch
 
 from tests.evaluation.ball_world import BallWorld
 from wm_plan import envs
+from wm_plan.configs.schema import EvalConfig
 from wm_plan.envs import DEFAULT_MUJOCO, TaskEnv
 from wm_plan.evaluation import (
     PROTOCOLS,
@@ -23,8 +24,9 @@ from wm_plan.evaluation import (
     run_trials,
     time_alone,
 )
+from wm_plan.evaluation.contestants import make_rl_policy
 from wm_plan.evaluation.physics import PhysicsPolicy, StateDistance, TruePhysics
-from wm_plan.planners import CEM, MPC, GoalDistance
+from wm_plan.planners import CEM, MPC, CEMConfig, GoalDistance
 from wm_plan.planners.rl import RLPolicy, RLPolicyConfig
 
 
@@ -213,6 +215,10 @@ def test_true_physics_reaches_far_goals_whatever_the_batch() -> None:
     assert all(one.reached for one in together)
 
 
+def an_evaluation(env: str) -> EvalConfig:
+    return EvalConfig(env=env, planner=CEMConfig())
+
+
 def test_the_baseline_sees_a_goal_at_rest_and_holds_its_actions(
     tmp_path: Path, point_masses: list[TaskEnv]
 ) -> None:
@@ -220,7 +226,8 @@ def test_the_baseline_sees_a_goal_at_rest_and_holds_its_actions(
     config = RLPolicyConfig("point_mass", 4, [-1.0, -1.0], [1.0, 1.0], [0.1] * 4, hidden_sizes=[8])
     trained = RLPolicy(config, metadata={"env_steps": 123})
     trained.save(tmp_path / "rl")
-    policy = BaselinePolicy(point_masses[0], tmp_path / "rl")
+    policy = make_rl_policy(an_evaluation("point_mass"), str(tmp_path / "rl"))
+    assert isinstance(policy, BaselinePolicy)
     assert policy.settings["training"]["env_steps"] == 123
     trials = draw_trials(point_masses[0], PROTOCOLS["near"], 3, 5)
     for env, trial in zip(point_masses, trials, strict=True):
@@ -241,4 +248,4 @@ def test_the_baseline_sees_a_goal_at_rest_and_holds_its_actions(
         False,
     ]
     with pytest.raises(ValueError, match="was trained on 'point_mass', not on 'reacher'"):
-        BaselinePolicy(envs.make("reacher", render=False), tmp_path / "rl")
+        make_rl_policy(an_evaluation("reacher"), str(tmp_path / "rl"))

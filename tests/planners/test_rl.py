@@ -19,7 +19,7 @@ def make_config(**overrides) -> RLPolicyConfig:
         "action_repeat": 4,
         "action_low": [-1.0, 0.0],
         "action_high": [1.0, 0.5],
-        "proprio_scale": [1.0, 1.0, 2.0],
+        "feature_scale": [1.0, 1.0, 2.0],
         "angles": [[0, 1]],
         "hidden_sizes": [8, 8],
     }
@@ -65,6 +65,23 @@ def test_the_squashed_output_spans_the_bounds() -> None:
     assert (actions <= [1, 0.5]).all()
 
 
+def test_on_latents_it_sees_the_latent_its_change_and_where_the_goal_lies() -> None:
+    scale = [1.0, 1.0, 0.5, 0.5]
+    policy = make_policy(observation="latent", feature_scale=scale, angles=[])
+    context = torch.tensor([[[9.0, 9.0], [0.1, 0.2], [0.4, 0.1]], [[0.0, 0.0], [1.0, 1.0], [1.0, 2.0]]])
+    goal = torch.tensor([[0.5, 0.5], [2.0, 2.0]])
+    actions, std = policy.from_latents(context, goal)
+    latest, change = context[:, 2].numpy(), (context[:, 2] - context[:, 1]).numpy()
+    expected = policy.act(np.hstack([latest, change]), goal.numpy())
+    np.testing.assert_allclose(actions.numpy(), expected, atol=1e-6)
+    assert not std.any()
+    features = GoalFeatures(policy.config)(torch.tensor([[0.4, 0.1, 0.3, -0.1]]), goal[:1]).numpy()
+    np.testing.assert_allclose(features, [[0.4, 0.1, 0.6, -0.2, 0.1, 0.4]], atol=1e-6)
+    still, _ = policy.from_latents(context[:, 2:], goal)
+    expected = policy.act(np.hstack([latest, np.zeros((2, 2))]), goal.numpy())
+    np.testing.assert_allclose(still.numpy(), expected, atol=1e-6)
+
+
 def test_a_lone_robot_gets_the_action_that_it_gets_in_a_batch() -> None:
     policy = make_policy()
     rng = np.random.default_rng(1)
@@ -80,12 +97,12 @@ def test_a_lone_robot_gets_the_action_that_it_gets_in_a_batch() -> None:
     [((4,), (3,)), ((3,), (2, 3)), ((2, 3), (5, 3)), ((1, 2, 3), (3,))],
 )
 def test_shapes_that_do_not_fit_are_refused(present: tuple[int, ...], goal: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="proprio"):
+    with pytest.raises(ValueError, match="features|goal"):
         make_policy().act(np.zeros(present), np.zeros(goal))
 
 
 def test_what_is_not_finite_is_refused() -> None:
-    with pytest.raises(ValueError, match="goal_proprio must be finite"):
+    with pytest.raises(ValueError, match="goal must be finite"):
         make_policy().act(np.zeros(3), np.array([0.0, np.nan, 0.0]))
 
 
@@ -94,8 +111,10 @@ def test_what_is_not_finite_is_refused() -> None:
     [
         ({"action_repeat": 0}, "action_repeat must be at least 1"),
         ({"action_high": [1.0]}, "of one length"),
-        ({"proprio_scale": [1.0, 0.0, 1.0]}, "positive"),
+        ({"feature_scale": [1.0, 0.0, 1.0]}, "positive"),
         ({"angles": [[0, 3]]}, "pairs of indices below 3"),
+        ({"observation": "pixels"}, "one of state, latent, got 'pixels'"),
+        ({"observation": "latent", "angles": []}, "even length, got 3"),
     ],
 )
 def test_a_config_that_is_none_is_refused(overrides: dict, message: str) -> None:

@@ -185,6 +185,34 @@ def make_physics_policy(config: EvalConfig) -> PhysicsPolicy:
     )
 
 
+def make_rl_policy(config: EvalConfig, checkpoint: str) -> BaselinePolicy | PlannerPolicy:
+    """Load an RL baseline, shipped or of one's own; one on latents acts in the planner's loop.
+
+    Raises:
+        ValueError: no such policy, one of another task, or one whose world model is not there any more.
+    """
+    from wm_plan.baseline_latents import latent_controller
+    from wm_plan.planners.rl import load_policy
+
+    policy = load_policy(checkpoint)
+    if policy.env_name != config.env:
+        raise ValueError(
+            f"the RL policy {checkpoint!r} was trained on {policy.env_name!r}, not on {config.env!r}."
+            " Use one trained on it."
+        )
+    settings = {"checkpoint": checkpoint, "training": policy.metadata}
+    if policy.config.observation == "state":
+        return BaselinePolicy(policy, settings)
+    controller = latent_controller(policy)
+    camera = camera_for(config.env, controller.model)
+    return PlannerPolicy(
+        controller,
+        {**settings, "camera": config.camera or camera, "goal_look": config.goal_look.value},
+        goal_look=GOAL_LOOKS[config.goal_look.value],
+        goal_size=config.goal_size,
+    )
+
+
 def physics_settings(planner: Any, physics: PhysicsConfig) -> dict[str, Any]:  # noqa: ANN401
     """Give the planner's settings with fewer samples and iterations; elites keep their share."""
     settings = dataclasses.asdict(planner)
@@ -207,6 +235,7 @@ POLICIES: dict[str, PolicyKind] = {
     "hold": PolicyKind(lambda config: HoldPolicy()),
     "physics": PolicyKind(make_physics_policy, ("planner",)),
     "gcbc": PolicyKind(make_gcbc_policy, ("model",)),
-    "rl": PolicyKind(lambda config: BaselinePolicy(unrendered(config.env), config.rl or config.env), ("rl",)),
+    "rl": PolicyKind(lambda config: make_rl_policy(config, config.rl or config.env), ("rl",)),
+    "rl_latent": PolicyKind(lambda config: make_rl_policy(config, f"{config.env}_latent")),
 }
 """Everyone who can take part, by the name on the command line."""

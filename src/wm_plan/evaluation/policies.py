@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -12,6 +11,7 @@ from jaxtyping import Bool, Float32
 
 from wm_plan.envs import Look, TaskEnv
 from wm_plan.planners import MPC
+from wm_plan.planners.rl import RLPolicy
 
 from .protocols import Trial
 
@@ -139,28 +139,18 @@ class PlannerPolicy:
 
 
 class BaselinePolicy:
-    """An RL baseline: it knows the true proprio, and what it would be at rest in the goal.
+    """An RL baseline on state: it knows the true state features, and what they would be at rest in the goal.
 
     Args:
-        env: any environment of the task.
-        checkpoint: a folder that wm-baseline wrote, or a task's name for the shipped one.
-
-    Raises:
-        ValueError: no such policy, or one of another task.
+        policy: as `load_policy` gives it.
+        settings: what a reader must know.
     """
 
     name = "rl"
 
-    def __init__(self, env: TaskEnv, checkpoint: str | Path) -> None:
-        from wm_plan.planners.rl import load_policy
-
-        self._policy = load_policy(checkpoint)
-        if self._policy.env_name != env.name:
-            raise ValueError(
-                f"the RL policy {str(checkpoint)!r} was trained on {self._policy.env_name!r},"
-                f" not on {env.name!r}. Use one trained on it."
-            )
-        self.settings: dict[str, Any] = {"checkpoint": str(checkpoint), "training": self._policy.metadata}
+    def __init__(self, policy: RLPolicy, settings: dict[str, Any] | None = None) -> None:
+        self._policy = policy
+        self.settings: dict[str, Any] = settings or {}
         self.plan_ms: list[float] = []
         self.encode_ms: list[float] = []
 
@@ -168,14 +158,14 @@ class BaselinePolicy:
         """Note the goals."""
         goals = np.stack([trial.goal for trial in trials])
         goals[:, envs[0].mj_model.nq :] = 0.0
-        self._goals = envs[0].proprio(goals)
+        self._goals = envs[0].features(goals)
 
     def act(self, step: int, envs: Sequence[TaskEnv], active: Mask) -> Actions:
         """Give the policy's actions, each held for as long as in its training."""
         if step % self._policy.action_repeat == 0:
             states = np.stack([env.get_state() for env in envs])
             began = time.perf_counter()
-            self._actions = self._policy.act(envs[0].proprio(states), self._goals)
+            self._actions = self._policy.act(envs[0].features(states), self._goals)
             self.plan_ms.append((time.perf_counter() - began) * 1e3)
         return self._actions
 
