@@ -25,7 +25,7 @@ from torch import Tensor
 
 from wm_plan.envs import make_task
 from wm_plan.envs.goal_env import GoalEnv, StateSenses
-from wm_plan.planners.rl import OBSERVATIONS, GoalFeatures, RLPolicy, RLPolicyConfig
+from wm_plan.planners.rl import OBSERVATIONS, GoalFeatures, RLPolicy, RLPolicyConfig, load_policy
 from wm_plan.world_model.training_state import Progress, drop_metrics_after, no_progress
 
 from .baseline_latents import LatentSenses, load_latent_model
@@ -153,7 +153,7 @@ def train_baseline(
         model.learn(num_actions, callback=run, log_interval=10**9, reset_num_timesteps=not resume)
         run.save()
     run.close()
-    return run.policy(model)
+    return load_policy(out)
 
 
 def make_learner(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Sequence
@@ -24,6 +25,8 @@ from wm_plan.world_model.training_state import METRICS_NAME, Progress, append_me
 from .baseline_latents import LatentSenses, latent_controller
 from .baseline_state import actor_tensors, save_training
 
+RATES = ("near_reached", "far_reached", "far_held")
+"""What a checkpoint is tried for: shares of trials of wm-eval's protocols."""
 _CHECKED = ("near", "far")
 _BATCH = 50
 
@@ -56,6 +59,7 @@ class BaselineRun(BaseCallback):
         self._start = time.perf_counter()
         self._on_progress, self._metrics = on_progress, dict[str, float]()
         self._saved_at = 0
+        self._curve: list[dict[str, float]] = []
         self._trials: dict[str, list[Trial]] = {}
 
     @property
@@ -74,6 +78,9 @@ class BaselineRun(BaseCallback):
 
     def _on_training_start(self) -> None:
         self._saved_at = self.steps
+        if self.steps:
+            lines = (self.out / METRICS_NAME).read_text(encoding="utf-8").splitlines()
+            self._curve = [_point(json.loads(line)) for line in lines]
 
     def _on_step(self) -> bool:
         return True
@@ -100,6 +107,7 @@ class BaselineRun(BaseCallback):
             "wall_seconds": round(self.seconds, 1),
             "seed": self.settings["seed"],
             "metrics": self._metrics,
+            "curve": self._curve,
             "training": self.settings,
             "versions": {name: metadata.version(name) for name in packages},
         }
@@ -118,6 +126,7 @@ class BaselineRun(BaseCallback):
             "wall_seconds": round(self.seconds, 1),
             **{name: float(value) for name, value in losses.items() if math.isfinite(value)},
         }
+        self._curve.append(_point({"step": self.steps, **self._metrics}))
         self.policy(model).save(self.out)
         if self._saved_at == 0:
             (self.out / METRICS_NAME).unlink(missing_ok=True)
@@ -139,6 +148,11 @@ class BaselineRun(BaseCallback):
             for name, trials in self._trials.items()
             for what, rate in success(judged, self.env.task, name, trials).items()
         }
+
+
+def _point(metrics: dict[str, float]) -> dict[str, float]:
+    """What a checkpoint could do after how many env steps."""
+    return {name: metrics[name] for name in ("step", *RATES)}
 
 
 def check_trials(env_name: str, protocol: str, count: int, seed: int) -> list[Trial]:

@@ -101,6 +101,10 @@ def test_a_stopped_training_resumes_to_the_same_bits(tmp_path: Path) -> None:
     train_baseline(config, stopped, resume=True)
     assert (whole / "model.safetensors").read_bytes() == (stopped / "model.safetensors").read_bytes()
     assert metrics_of(whole) == metrics_of(stopped)
+    curves = [load_policy(folder).metadata["curve"] for folder in (whole, stopped)]
+    assert (
+        curves[0] == curves[1] == [{name: line[name] for name in curves[0][0]} for line in metrics_of(whole)]
+    )
     assert [line["step"] for line in metrics_of(whole)] == [4 * EPISODE, 7 * EPISODE]
     last = load_policy(whole)
     assert not torch.equal(first.network[0].weight, last.network[0].weight)

@@ -94,10 +94,10 @@ def run(job: Job) -> int:
 
 def _report(job: Job, out: Path, policy: RLPolicy) -> int:
     """Print what came of it; gives the exit code."""
+    from wm_plan.baseline_run import RATES
+
     record = policy.metadata
-    rates = {
-        f"{name}_rate": record["metrics"].get(name) for name in ("near_reached", "far_reached", "far_held")
-    }
+    rates = {f"{name}_rate": record["metrics"][name] for name in RATES}
     episodes = record["training"]["num_eval_episodes"]
     result = {
         "env": policy.env_name,
