@@ -85,8 +85,8 @@ $(RL_TASKS:%=$(RUNS)/rl_%_latent/model.safetensors): $(RUNS)/rl_%_latent/model.s
 # side lengthen each other's planning times, and nothing else. What stopped half-way leaves the old numbers.
 ROBUST_TASKS := reacher
 PLANNERS := icem mppi ps gradient
-POLICIES := planner,physics,random,hold
-results-reacher: POLICIES := planner,physics,rl,random,hold
+POLICIES := planner,gcbc,physics,random,hold
+$(RL_TASKS:%=results-%): POLICIES := planner,gcbc,physics,rl,rl_latent,random,hold
 PIECES := $(TASKS:%=results-%) $(PLANNERS:%=results-planner-%) $(ROBUST_TASKS:%=results-robust-%) results-goal-look
 EVAL = mkdir -p $(RESULTS) && $(BIN)/wm-eval --seed $(SEED) --out $(RUNS)/$@ --overwrite --quiet --json
 KEEP = > $(RUNS)/$@.json && mv $(RUNS)/$@.json $(RESULTS)
@@ -127,6 +127,7 @@ benchmarks:
 table:
 	$(BIN)/python benchmarks/results_table.py --write README.md
 	$(BIN)/python benchmarks/results_table.py --full --write docs/results.md
+	$(BIN)/python benchmarks/baselines_table.py --write docs/baselines.md
 
 test:
 	$(BIN)/python -m pytest -q

@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 RESULTS = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
 EVALUATION = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
+BASELINES = (ROOT / "docs" / "baselines.md").read_text(encoding="utf-8")
 WEIGHTS = (ROOT / "docs" / "weights.md").read_text(encoding="utf-8")
 SCRIPTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
 GOALS = {"reacher": "1.2,1.0", "point_mass": "-0.18,0.15", "two_room": "-0.3,-0.2"}
@@ -72,6 +73,10 @@ def test_the_docs_have_the_table_that_the_shipped_weights_give() -> None:
     assert table_in(WEIGHTS) == run_benchmark("weights_table.py").strip()
 
 
+def test_the_docs_have_the_learning_curves_that_the_shipped_policies_give() -> None:
+    assert table_in(BASELINES) == run_benchmark("baselines_table.py").strip()
+
+
 def test_measured_are_all_tasks_both_kinds_of_goals_and_every_reference() -> None:
     rows = [
         row
@@ -109,7 +114,11 @@ def test_goal_pictures_are_what_the_readme_says_made_them(name: str) -> None:
     env.close()
 
 
-@pytest.mark.parametrize("text", [README, WEIGHTS, EVALUATION], ids=["README", "weights", "evaluation"])
+@pytest.mark.parametrize(
+    "text",
+    [README, WEIGHTS, EVALUATION, BASELINES],
+    ids=["README", "weights", "evaluation", "baselines"],
+)
 def test_every_command_in_the_documents_is_understood(text: str) -> None:
     commands = [line for line in shell_lines(text) if line.startswith("wm-")]
     commands += re.findall(r"`(wm-\w+ -[^`]+)`", text.replace("\n", " "))
@@ -119,7 +128,7 @@ def test_every_command_in_the_documents_is_understood(text: str) -> None:
 
 
 def test_links_in_the_documents_lead_somewhere() -> None:
-    docs = [ROOT / "docs" / f"{name}.md" for name in ("weights", "results", "evaluation")]
+    docs = [ROOT / "docs" / f"{name}.md" for name in ("weights", "results", "evaluation", "baselines")]
     for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *docs):
         for target in re.findall(r"\]\(([^)#\s]+)", path.read_text(encoding="utf-8")):
             if not target.startswith("https://"):

@@ -29,7 +29,7 @@ from wm_plan.planners.rl import OBSERVATIONS, GoalFeatures, RLPolicy, RLPolicyCo
 from wm_plan.world_model.training_state import Progress, drop_metrics_after, no_progress
 
 from .baseline_latents import LatentSenses, load_latent_model
-from .baseline_run import BaselineRun
+from .baseline_run import BaselineRun, Judge
 from .baseline_state import read_training, restore_training
 from .output_folder import check_output_folder
 
@@ -118,6 +118,7 @@ class _GoalExtractor(BaseFeaturesExtractor):
 def train_baseline(
     config: BaselineConfig,
     out: Path,
+    judge: Judge,
     *,
     resume: bool = False,
     overwrite: bool = False,
@@ -130,6 +131,7 @@ def train_baseline(
     then be another.
 
     Args:
+        judge: tries each checkpoint, as `wm_plan.evaluation.checkpoints.CheckpointJudge` does.
         on_progress: called after every episode with env steps done, env steps in all and the latest metrics.
 
     Raises:
@@ -139,7 +141,7 @@ def train_baseline(
     saved = read_training(out, config.settings) if resume else None
     model, env, policy_config = make_learner(config, device)
     settings = {**config.settings, "latents": policy_config.latents}
-    run = BaselineRun(policy_config, settings, config.num_steps, env, out, on_progress)
+    run = BaselineRun(policy_config, settings, config.num_steps, env, out, judge, on_progress)
     if saved is not None:
         if saved.header["settings"].get("latents") != policy_config.latents:
             raise ValueError(

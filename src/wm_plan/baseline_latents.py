@@ -13,7 +13,7 @@ from wm_plan.envs.task import State
 from wm_plan.planners.gcbc import GCBCPolicy
 from wm_plan.planners.rl import RLPolicy, RLPolicyConfig
 from wm_plan.world_model import CompactWorldModel, load_model, predictor_names
-from wm_plan.world_model.decoder import latent_fingerprint
+from wm_plan.world_model.logged_latents import latent_fingerprint
 
 from .planning import find_model
 

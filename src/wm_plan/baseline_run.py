@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,21 +14,18 @@ import numpy as np
 from stable_baselines3 import SAC
 from stable_baselines3.common.callbacks import BaseCallback
 
-from wm_plan.envs import TaskEnv, make_task
 from wm_plan.envs.goal_env import GoalEnv
-from wm_plan.evaluation.policies import BaselinePolicy, EvaluationPolicy, PlannerPolicy
-from wm_plan.evaluation.protocols import PROTOCOLS, Trial, draw_trials
-from wm_plan.evaluation.runner import open_envs, run_trials
 from wm_plan.planners.rl import RLPolicy, RLPolicyConfig
+from wm_plan.world_model import CompactWorldModel
 from wm_plan.world_model.training_state import METRICS_NAME, Progress, append_metrics
 
-from .baseline_latents import LatentSenses, latent_controller
+from .baseline_latents import LatentSenses
 from .baseline_state import actor_tensors, save_training
 
 RATES = ("near_reached", "far_reached", "far_held")
 """What a checkpoint is tried for: shares of trials of wm-eval's protocols."""
-_CHECKED = ("near", "far")
-_BATCH = 50
+Judge = Callable[[RLPolicy, CompactWorldModel | None], dict[str, float]]
+"""Gives the `RATES` of a policy and, where it is on latents, of the world model that it came with."""
 
 
 class BaselineRun(BaseCallback):
@@ -40,6 +37,7 @@ class BaselineRun(BaseCallback):
         num_steps: env steps in all; the last episode is finished.
         env: what is learned in.
         out: the folder.
+        judge: tries a checkpoint.
         on_progress: called after every episode with env steps done, env steps in all and the latest metrics.
     """
 
@@ -50,6 +48,7 @@ class BaselineRun(BaseCallback):
         num_steps: int,
         env: GoalEnv,
         out: Path,
+        judge: Judge,
         on_progress: Progress,
     ) -> None:
         super().__init__()
@@ -57,10 +56,10 @@ class BaselineRun(BaseCallback):
         self.total_steps = math.ceil(num_steps / env.num_steps) * env.num_steps
         self.seconds_before = 0.0
         self._start = time.perf_counter()
+        self._judge = judge
         self._on_progress, self._metrics = on_progress, dict[str, float]()
         self._saved_at = 0
         self._curve: list[dict[str, float]] = []
-        self._trials: dict[str, list[Trial]] = {}
 
     @property
     def steps(self) -> int:
@@ -117,11 +116,12 @@ class BaselineRun(BaseCallback):
         """Try the policy, and write policy, metrics and the state of the training."""
         model = self.model
         assert isinstance(model, SAC)
-        tried = self._try(self.policy(model))
+        senses = self.env.senses
+        rates = self._judge(self.policy(model), senses.model if isinstance(senses, LatentSenses) else None)
         recent = model.ep_success_buffer or [math.nan]
         losses = {name.removeprefix("train/"): value for name, value in model.logger.name_to_value.items()}
         self._metrics = {
-            **tried,
+            **rates,
             "reached_exploring": float(np.mean(recent)),
             "wall_seconds": round(self.seconds, 1),
             **{name: float(value) for name, value in losses.items() if math.isfinite(value)},
@@ -134,41 +134,7 @@ class BaselineRun(BaseCallback):
         save_training(self.out, model, self.env, self.settings, self.seconds)
         self._saved_at = self.steps
 
-    def _try(self, policy: RLPolicy) -> dict[str, float]:
-        """What share of wm-eval's trials the policy manages, on trials that are of no evaluation."""
-        if not self._trials:
-            count, seed = self.settings["num_eval_episodes"], self.settings["seed"]
-            self._trials = {name: check_trials(policy.env_name, name, count, seed) for name in _CHECKED}
-        senses = self.env.senses
-        judged: EvaluationPolicy = BaselinePolicy(policy)
-        if isinstance(senses, LatentSenses):
-            judged = PlannerPolicy(latent_controller(policy, senses.model), {})
-        return {
-            f"{name}_{what}": rate
-            for name, trials in self._trials.items()
-            for what, rate in success(judged, self.env.task, name, trials).items()
-        }
-
 
 def _point(metrics: dict[str, float]) -> dict[str, float]:
     """What a checkpoint could do after how many env steps."""
     return {name: metrics[name] for name in ("step", *RATES)}
-
-
-def check_trials(env_name: str, protocol: str, count: int, seed: int) -> list[Trial]:
-    """Trials of a protocol of wm-eval, from a seed that no evaluation is likely to be given."""
-    own_seed = int(np.random.SeedSequence(seed, spawn_key=(2,)).generate_state(1, np.uint32)[0])
-    return draw_trials(make_task(env_name, render=False), PROTOCOLS[protocol], count, own_seed)
-
-
-def success(
-    policy: EvaluationPolicy, task: TaskEnv, protocol: str, trials: Sequence[Trial]
-) -> dict[str, float]:
-    """Shares of trials whose goal is reached and, where the protocol counts it, held."""
-    holds = PROTOCOLS[protocol].measures_hold
-    with open_envs(task.name, min(_BATCH, len(trials)), task.camera) as envs:
-        outcomes = run_trials(policy, trials, envs, measures_hold=holds)
-    rates = {"reached": float(np.mean([outcome.reached for outcome in outcomes]))}
-    if holds:
-        rates["held"] = float(np.mean([bool(outcome.held) for outcome in outcomes]))
-    return rates

@@ -19,15 +19,16 @@ from wm_plan.baseline import (
     angle_pairs,
     feature_scale,
     make_learner,
-    train_baseline,
+)
+from wm_plan.baseline import (
+    train_baseline as train_judged_baseline,
 )
 from wm_plan.baseline_latents import latent_controller, load_latent_model
-from wm_plan.baseline_run import check_trials, success
 from wm_plan.baseline_state import actor_tensors
 from wm_plan.commands.baseline import main
 from wm_plan.envs import make, make_task
 from wm_plan.envs.goal_env import GoalEnv
-from wm_plan.evaluation import BaselinePolicy
+from wm_plan.evaluation.checkpoints import CheckpointJudge
 from wm_plan.evaluation.protocols import PROTOCOLS, draw_trials
 from wm_plan.planners.rl import SHIPPED_POLICIES, RLPolicy, RLPolicyConfig, load_policy
 from wm_plan.world_model import CompactConfig, CompactWorldModel, JEPAEncoder, ViTConfig
@@ -49,6 +50,11 @@ def make_config(**overrides) -> BaselineConfig:
         "num_eval_episodes": 2,
     }
     return BaselineConfig(**{**settings, **overrides})
+
+
+def train_baseline(config: BaselineConfig, out: Path, **options) -> RLPolicy:
+    judge = CheckpointJudge(config.env, config.num_eval_episodes, config.seed)
+    return train_judged_baseline(config, out, judge, **options)
 
 
 def metrics_of(folder: Path) -> list[dict[str, float]]:
@@ -151,21 +157,16 @@ def test_success_is_judged_by_the_task() -> None:
         weight[0, 4] = weight[1, 5] = -damping
         return RLPolicy(config, {"0.weight": weight, "0.bias": torch.zeros(2)})
 
-    task = make_task("reacher", render=False)
-    far, near = (check_trials("reacher", protocol, 8, seed=0) for protocol in ("far", "near"))
-
-    def rates(policy: RLPolicy) -> dict[str, float]:
-        return success(BaselinePolicy(policy), task, "far", far)
-
-    brisk, slow = rates(servo(2.0, 0.2)), rates(servo(2.0, 0.4))
-    assert brisk["reached"] == brisk["held"] > 0.5
-    assert slow["held"] < slow["reached"]
-    assert rates(servo(0.0, 0.0)) == {"reached": 0.0, "held": 0.0}
-    assert success(BaselinePolicy(servo(2.0, 0.2)), task, "near", near)["reached"] > 0.8
+    judge = CheckpointJudge("reacher", 8, seed=0)
+    brisk, slow = judge(servo(2.0, 0.2)), judge(servo(2.0, 0.4))
+    assert brisk["far_reached"] == brisk["far_held"] > 0.5
+    assert brisk["near_reached"] > 0.5
+    assert slow["far_held"] < slow["far_reached"]
+    assert judge(servo(0.0, 0.0)) == {"near_reached": 0.0, "far_reached": 0.0, "far_held": 0.0}
 
 
 def test_checkpoints_are_tried_on_trials_of_their_own() -> None:
-    mine, same, other = (check_trials("point_mass", "far", 3, seed) for seed in (0, 0, 1))
+    mine, same, other = (CheckpointJudge("point_mass", 3, seed).trials["far"] for seed in (0, 0, 1))
     evaluated = draw_trials(make_task("point_mass", render=False), PROTOCOLS["far"], 3, 0)
     starts = [[trial.start.tolist() for trial in trials] for trials in (mine, same, other, evaluated)]
     assert starts[0] == starts[1]
@@ -352,9 +353,8 @@ def test_the_list_names_tasks_and_shipped_policies(capsys: pytest.CaptureFixture
 
 def test_the_shipped_policy_reaches_far_goals_and_stays() -> None:
     policy = load_policy("reacher")
-    trials = check_trials("reacher", "far", 20, seed=1)
-    rates = success(BaselinePolicy(policy), make_task("reacher", render=False), "far", trials)
-    assert min(rates.values()) >= 0.9
+    rates = CheckpointJudge("reacher", 20, seed=1)(policy)
+    assert min(rates["far_reached"], rates["far_held"]) >= 0.9
     assert policy.metadata["command"].startswith("wm-baseline --env reacher --steps ")
     assert policy.metadata["env_steps"] == 100_000
     weights = SHIPPED_POLICIES / "rl_reacher" / "model.safetensors"

@@ -46,6 +46,7 @@ def run(job: Job) -> int:
     from wm_plan.baseline import BaselineConfig, train_baseline
     from wm_plan.baseline_state import STATE_NAME, read_training
     from wm_plan.envs import make
+    from wm_plan.evaluation.checkpoints import CheckpointJudge
     from wm_plan.machine import use_device
     from wm_plan.progress_bar import RateBar
 
@@ -75,9 +76,11 @@ def run(job: Job) -> int:
                 reached = f"{metrics['far_reached']:.0%}" if metrics else "-"
                 bar.update(done, done, total=total, note=f"reached {reached}")
 
+            judge = CheckpointJudge(config.env, config.num_eval_episodes, config.seed)
             policy = train_baseline(
                 config,
                 out,
+                judge,
                 resume=flags.resume,
                 overwrite=flags.overwrite,
                 device=device,

@@ -208,6 +208,7 @@ def make_rl_policy(config: EvalConfig, checkpoint: str) -> BaselinePolicy | Plan
     return PlannerPolicy(
         controller,
         {**settings, "camera": config.camera or camera, "goal_look": config.goal_look.value},
+        name="rl_latent",
         goal_look=GOAL_LOOKS[config.goal_look.value],
         goal_size=config.goal_size,
     )
