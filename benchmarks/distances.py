@@ -26,14 +26,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from success import success_rates
 
 import wm_plan
 from wm_plan.envs import TaskEnv, make_task
-from wm_plan.evaluation.policies import PlannerPolicy
-from wm_plan.evaluation.protocols import draw_trials, find_protocol
-from wm_plan.evaluation.runner import open_envs, run_trials
 from wm_plan.machine import versions
-from wm_plan.planners import MPC
 from wm_plan.world_model import TrajectoryStore, cached_latents
 from wm_plan.world_model.compact_config import DistanceKind
 from wm_plan.world_model.distance_heads import make_distance
@@ -74,19 +71,6 @@ def rank(
     return float(np.corrcoef(told.argsort().argsort(), there.argsort().argsort())[0, 1])
 
 
-def far_success(controller: MPC, name: str, trials: int, seed: int) -> dict[str, float]:
-    """Reached and held on far trials."""
-    protocol = find_protocol("far")
-    with open_envs(name, trials) as envs:
-        drawn = draw_trials(envs[0], protocol, trials, seed)
-        policy = PlannerPolicy(controller, {})
-        outcomes = run_trials(policy, drawn, envs, measures_hold=True)
-    return {
-        "reached": float(np.mean([outcome.reached for outcome in outcomes])),
-        "held": float(np.mean([bool(outcome.held) for outcome in outcomes])),
-    }
-
-
 def measure(flags: argparse.Namespace) -> list[dict[str, Any]]:
     """Train and judge every row."""
     controller: Any = wm_plan.load(flags.model or flags.env, overrides=flags.overrides)
@@ -119,7 +103,7 @@ def measure(flags: argparse.Namespace) -> list[dict[str, Any]]:
             row["unseen" if unseen else "rank"] = rank(model.distance, latents, states, env, held_rows, goals)
         row["seconds"] = round(time.process_time() - began, 1)
         if flags.trials:
-            row |= far_success(controller, flags.env, flags.trials, flags.seed)
+            row |= success_rates(controller, flags.env, "far", flags.trials, flags.seed)
         rows.append(row)
         print(
             f"{name:<14}"

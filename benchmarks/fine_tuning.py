@@ -23,15 +23,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from success import success_rates
 
 import wm_plan
 from wm_plan.commands import collect, train
 from wm_plan.envs import Physics, parse_factors
-from wm_plan.evaluation.policies import PlannerPolicy
-from wm_plan.evaluation.protocols import draw_trials, find_protocol
-from wm_plan.evaluation.runner import open_envs, run_trials
 from wm_plan.machine import versions
 
 RATES = ("reached", "held")
@@ -50,21 +47,12 @@ def physics_of(text: str) -> Physics:
     return Physics(**{name: low for name, (low, _) in ends.items()})
 
 
-def success(model: str | Path, flags: argparse.Namespace, physics: Physics) -> dict[str, Any]:
-    """Reached and held of far trials on a robot with these physics."""
+def success(model: str | Path, flags: argparse.Namespace, physics: Physics) -> dict[str, float]:
+    """Reached and held of far trials on a robot with these physics, and what it took [CPU s]."""
     began = time.process_time()
     controller = wm_plan.load(model, overrides=flags.overrides)
-    protocol = find_protocol("far")
-    with open_envs(flags.env, flags.trials) as envs:
-        trials = draw_trials(envs[0], protocol, flags.trials, flags.seed)
-        for env in envs:
-            env.set_physics(physics)
-        outcomes = run_trials(PlannerPolicy(controller, {}), trials, envs, measures_hold=True)
-    return {
-        "reached": float(np.mean([outcome.reached for outcome in outcomes])),
-        "held": float(np.mean([bool(outcome.held) for outcome in outcomes])),
-        "seconds": round(time.process_time() - began, 1),
-    }
+    rates = success_rates(controller, flags.env, "far", flags.trials, flags.seed, physics)
+    return {**rates, "seconds": round(time.process_time() - began, 1)}
 
 
 def command(name: str, main: Callable[[Sequence[str]], int], words: Sequence[str]) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Surprise: from 0 to 1, how unlike what the model imagined it is that which happened.
 
 At each model step the latent that is seen is compared with those that were imagined for it 1, 2, 4 and 8
-model steps before, under the actions that were executed since. One step alone tells little: a locked joint or
-a doubled mass changes a frame's latent by less than the encoder's own noise, and what it changes adds up.
+model steps before, under the actions that were executed since. One step alone tells little: a doubled mass
+changes a frame's latent by less than the encoder's own noise, and what it changes adds up.
 
 Errors grow with motion, so each is judged by what is usual at the motion that was seen: by how many spreads
 the log of the error lies above the one fitted on held-out episodes. The largest of these, averaged over the
@@ -12,7 +12,7 @@ last few model steps, is the score; its rank among the scores of held-out episod
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -45,17 +45,17 @@ class SurpriseCalibration:
         expected: for each horizon the constant and the slope of the log of the squared error over the log of
             the motion.
         spread: for each horizon the standard deviation of the log of the squared error about that.
-        memory: how much of the running score a model step leaves of the one before.
         scores: the running score at `RANKS`.
+        memory: how much of the running score a model step leaves of the one before.
     """
 
-    horizons: list[int] = field(default_factory=lambda: list(HORIZONS))
-    scale: list[float] = field(default_factory=list)
-    motion_floor: float = 1.0
-    expected: list[list[float]] = field(default_factory=list)
-    spread: list[float] = field(default_factory=list)
+    horizons: list[int]
+    scale: list[float]
+    motion_floor: float
+    expected: list[list[float]]
+    spread: list[float]
+    scores: list[float]
     memory: float = 0.5
-    scores: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Refuse a damaged one."""
@@ -92,7 +92,7 @@ class SurpriseMonitor:
     """
 
     def __init__(self, model: WorldModel, calibration: SurpriseCalibration) -> None:
-        self._model, self._calibration = model, calibration
+        self._calibration = calibration
         self._errors = ImaginationErrors(model, tuple(calibration.horizons))
         self._scale = torch.tensor(calibration.scale)
         self.surprise = torch.zeros(0)
