@@ -15,7 +15,7 @@ RESULTS := docs/results
 
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: data encoder train-all predictors baselines results benchmarks table test lint
+.PHONY: data encoder train-all predictors baselines results benchmarks compare-encoders table test lint
 .DELETE_ON_ERROR:
 .SECONDEXPANSION:
 
@@ -123,6 +123,11 @@ benchmarks:
 	$(BIN)/python benchmarks/collect.py --json > $(RESULTS)/benchmarks/collect.json
 	$(BIN)/python benchmarks/loading.py --json > $(RESULTS)/benchmarks/loading.json
 	$(BIN)/python benchmarks/data_memory.py --json > $(RESULTS)/benchmarks/data_memory.json
+
+# What docs/encoders.md compares; goes on where it was stopped.
+compare-encoders:
+	$(BIN)/python benchmarks/encoders.py --out $(RUNS)/encoders --gather $(RESULTS)/benchmarks/encoders.json
+	$(BIN)/python benchmarks/encoders_table.py --write docs/encoders.md
 
 table:
 	$(BIN)/python benchmarks/results_table.py --write README.md

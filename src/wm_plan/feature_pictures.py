@@ -20,6 +20,7 @@ _INK, _PAPER = (29, 36, 51), (255, 255, 255)
 
 Frames = UInt8[np.ndarray, "frame height width 3"]
 Tokens = Float[Tensor, "frame token dim"]
+OtherFrames = UInt8[np.ndarray, "other height width 3"]
 
 
 def frame_tokens(encoder: Encoder, frames: Frames, batch_size: int = 16) -> Tokens:
@@ -55,7 +56,9 @@ def pca_colours(tokens: Tokens) -> UInt8[np.ndarray, "frame token 3"]:
     return (shares * 255).round().to(torch.uint8).reshape(*tokens.shape[:2], 3).numpy()
 
 
-def nearest_frames(query: Tokens, others: Tokens, num: int) -> Int[Tensor, "frame num"]:
+def nearest_frames(
+    query: Tokens, others: Float[Tensor, "other token dim"], num: int
+) -> Int[Tensor, "frame nearest"]:
     """Indices of the `others` nearest to each query, by the distance of all their tokens, nearest first."""
     return torch.cdist(query.flatten(1), others.flatten(1)).topk(num, largest=False).indices
 
@@ -86,7 +89,7 @@ def draw_pca(path: Path, encoder: Encoder, frames: Frames) -> None:
     _write(path, rows, names, smooth=(True, False, False))
 
 
-def draw_neighbours(path: Path, encoder: Encoder, queries: Frames, others: Frames, num: int = 6) -> None:
+def draw_neighbours(path: Path, encoder: Encoder, queries: Frames, others: OtherFrames, num: int = 6) -> None:
     """Write a PNG: each query beside the frames among `others` that are nearest to it, nearest first."""
     both = frame_tokens(encoder, np.concatenate([queries, others]))
     nearest = nearest_frames(both[: len(queries)], both[len(queries) :], min(num, len(others)))
@@ -123,14 +126,16 @@ def draw_similarity(path: Path, encoder: Encoder, frames: Frames, places: list[t
     _write(path, rows, names, smooth=(True, *(False,) * len(places)), marks=marks)
 
 
-def _maps(values: UInt8[np.ndarray, "frame token 3"], encoder: Encoder) -> Frames:
+def _maps(
+    values: UInt8[np.ndarray, "frame token 3"], encoder: Encoder
+) -> UInt8[np.ndarray, "frame row column 3"]:
     """Values of tokens as small pictures."""
     return values.reshape(len(values), encoder.grid_size, encoder.grid_size, 3)
 
 
 def _write(
     path: Path,
-    rows: list[Frames],
+    rows: list[UInt8[np.ndarray, "_ _ _ 3"]],
     names: list[str],
     smooth: tuple[bool, ...],
     marks: list[tuple[int, int, float, float]] | None = None,

@@ -111,8 +111,8 @@ class _Task:
 
     name: str
     labels: StateLabels
-    train: Int[np.ndarray, " episode"]
-    held: Int[np.ndarray, " episode"]
+    train: Int[np.ndarray, " train"]
+    held: Int[np.ndarray, " held"]
 
 
 class StateProbes:
