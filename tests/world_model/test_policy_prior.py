@@ -11,6 +11,7 @@ import torch
 from tests.dot_world import RECIPE, draw_dots, make_encoder, write_dots
 from tests.world_model.test_compact import make_model as make_compact
 from tests.world_model.test_token_model import make_model as make_tokens
+from wm_plan.planners import PriorProposals
 from wm_plan.world_model import TrajectoryStore
 from wm_plan.world_model.policy_prior import PolicyPrior, PriorConfig, has_prior, load_prior, train_prior
 from wm_plan.world_model.store_writer import StoreWriter
@@ -71,6 +72,21 @@ def test_means_are_inside_the_bounds_and_a_short_context_was_at_rest() -> None:
     mean, _ = prior(context, goal)
     assert bool(((mean >= low) & (mean <= high)).all())
     torch.testing.assert_close(prior(context.expand(-1, 5, -1), goal)[0], mean)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_its_proposals_go_through_the_imagination_of_both_families(kind: str) -> None:
+    model = make_dots(history=2) if kind == "compact" else make_tokens("dino_wm", state_dim=0)
+    context = model.encode(draw_dots(np.random.default_rng(0).uniform(0.2, 0.8, (2, model.history, 2))))
+    prior = PolicyPrior(tuple(context.shape[2:]), model.history, 2, make_config())
+    bounds = model.action_low, model.action_high
+    proposed = PriorProposals(prior, model, bounds, horizon=3, num_sequences=4)(context, context[:, -1:])
+    assert proposed.shape == (2, 4, 3, 2)
+    first = proposed[:, 0, 0]
+    torch.testing.assert_close(first, prior(context, context[:, -1])[0])
+    following = model.rollout(context, proposed[:, :1, :1])[:, 0]
+    later = torch.cat([context[:, 1:], following], dim=1)
+    torch.testing.assert_close(proposed[:, 0, 1], prior(later, context[:, -1])[0], atol=1e-4, rtol=0)
 
 
 def test_a_stopped_training_resumes_to_the_same_bits(tmp_path: Path) -> None:
