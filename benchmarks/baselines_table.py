@@ -5,13 +5,11 @@ between the markers. Learning curves come from the policies' own config.json (50
 planner's line from docs/results/TASK.json and from what its predictor says of its logs.
 """
 
-import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
-from results_table import BEGIN, END, parts
+from weights_table import print_or_write
 
 ROOT = Path(__file__).resolve().parents[1]
 POLICIES, PREDICTORS = ROOT / "planners" / "weights", ROOT / "world_model" / "weights" / "predictors"
@@ -82,23 +80,5 @@ def read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def main() -> None:
-    """Print the table, or put it in its place."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--write", type=Path, metavar="FILE", help="replace the table in this file")
-    flags = parser.parse_args()
-    try:
-        table = baselines_table()
-        if flags.write is None:
-            print(table)
-            return
-        before, _, after = parts(flags.write.read_text(encoding="utf-8"))
-        flags.write.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}", encoding="utf-8")
-    except ValueError as error:
-        sys.exit(f"baselines_table.py: {error}")
-
-
 if __name__ == "__main__":
-    main()
+    print_or_write(baselines_table, __doc__)

@@ -7,6 +7,7 @@ between the markers.
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from results_table import BEGIN, END, parts
@@ -42,23 +43,23 @@ def weights_table() -> str:
     return "\n".join(lines).format(steps)
 
 
-def main() -> None:
-    """Print the table, or put it in its place."""
+def print_or_write(table: Callable[[], str], description: str | None) -> None:
+    """What a script that makes one table does: print it, or put it in its place."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--write", type=Path, metavar="FILE", help="replace the table in this file")
     flags = parser.parse_args()
     try:
-        table = weights_table()
+        made = table()
         if flags.write is None:
-            print(table)
+            print(made)
             return
         before, _, after = parts(flags.write.read_text(encoding="utf-8"))
-        flags.write.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}", encoding="utf-8")
-    except ValueError as error:
-        sys.exit(f"weights_table.py: {error}")
+        flags.write.write_text(f"{before}{BEGIN}\n{made}\n{END}{after}", encoding="utf-8")
+    except (OSError, ValueError) as error:
+        sys.exit(f"{Path(sys.argv[0]).name}: {error}")
 
 
 if __name__ == "__main__":
-    main()
+    print_or_write(weights_table, __doc__)

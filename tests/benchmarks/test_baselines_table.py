@@ -2,7 +2,6 @@
 
 import json
 import runpy
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,6 @@ BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 @pytest.fixture(name="script")
 def load_script(monkeypatch: pytest.MonkeyPatch) -> dict:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    monkeypatch.delitem(sys.modules, "results_table", raising=False)
     return runpy.run_path(str(BENCHMARKS / "baselines_table.py"))
 
 
