@@ -88,6 +88,7 @@ class PusherEnv(BuiltInTask):
         floor=("table",),
         target="target",
         target_position=(0.45, -0.05),
+        middle=(0.52, -0.35),
     )
     proprio_names: tuple[str, ...] = (
         *(f"{name} [rad]" for name in _JOINTS),

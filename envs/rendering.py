@@ -38,6 +38,8 @@ class SceneParts:
     walls: tuple[str | int, ...] = ()
     target: str | None = None
     target_position: tuple[float, float] = (0.0, 0.0)
+    middle: tuple[float, float] = (0.0, 0.0)
+    """From where a look counts the places of target and occluder [m]."""
     free_view: FreeView | None = None
     """What the camera "free" shows; MuJoCo's own view of the whole scene when not given."""
 
@@ -177,7 +179,9 @@ class SceneRenderer:
                 if role is None:
                     continue
                 if role == "target":
-                    geom.pos[:2] = look.target_position or self._parts.target_position
+                    geom.pos[:2] = self._parts.target_position
+                    if look.target_position is not None:
+                        geom.pos[:2] = np.add(self._parts.middle, look.target_position)
                 if role == "floor" and look.floor_texture in self._textures:
                     geom.texid = self._textures[look.floor_texture]
                     geom.texuniform, geom.texrepeat[:] = 0, look.floor_texture_repeat
@@ -185,7 +189,8 @@ class SceneRenderer:
                 if colour is not None:
                     geom.rgba[:3] = colour
         if look.occluder is not None:
-            x, y, radius = look.occluder
+            x, y = np.add(self._parts.middle, look.occluder[:2])
+            radius = look.occluder[2]
             height = 0.15 * float(self._scene.camera[0].pos[2])
             size = np.array([radius, 0.001, 0.001])
             kind = mujoco.mjtGeom.mjGEOM_CYLINDER.value

@@ -29,6 +29,13 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         partial.unlink(missing_ok=True)
 
 
+def remove_half_written(folder: Path) -> None:
+    """Remove what writers killed inside `write_atomically` have left below `folder`."""
+    for path in folder.rglob(".*"):
+        if re.fullmatch(r"\..+\.[0-9a-f]{8}", path.name):
+            path.unlink()
+
+
 @dataclass
 class Shard:
     """One finished HDF5 file of a store: which episodes it holds, and what it looked like when written."""

@@ -140,6 +140,7 @@ def test_a_killed_conversion_resumes_to_the_same_files(tmp_path: Path, to: str) 
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
     assert not destination.exists()
+    (partial / "data" / ".meta.json.0123abcd").write_text("{")  # as if killed while it wrote this
     refused = subprocess.run(command, capture_output=True, text=True, check=False)
     assert refused.returncode == 2
     assert "unfinished conversion" in refused.stderr

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ..manifest import remove_half_written
+
 _SETTINGS = "conversion.json"
 _DATA = "data"
 
@@ -68,6 +70,7 @@ def destination(
             held.write(json.dumps(settings, sort_keys=True))
             held.flush()
         data.mkdir(exist_ok=True)
+        remove_half_written(data)
         yield data
         if dst.is_dir():
             dst.rename(partial / "replaced")
