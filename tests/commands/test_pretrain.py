@@ -142,7 +142,7 @@ def test_without_json_it_says_how_to_go_on(tmp_path: Path, capsys: pytest.Captur
 
 def test_ctrl_c_keeps_the_checkpoint_and_a_resumed_run_is_as_if_it_had_not_stopped(tmp_path: Path) -> None:
     data, out, whole = write_dots(tmp_path / "data", 3), tmp_path / "out", tmp_path / "whole"
-    argv = ["--data", data, *TINY, "probe_labels=0", "--quiet", "--steps", 150]
+    argv = ["--data", data, *TINY, "probe_labels=0", "--quiet", "--steps", 80]
     process = start(*argv, "--out", out)
     wait_for_step(process, out, 8)
     os.killpg(process.pid, signal.SIGINT)
