@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from weights_table import print_or_write
+from results_table import print_or_write, table_flags
 
 ROOT = Path(__file__).resolve().parents[1]
 POLICIES, PREDICTORS = ROOT / "planners" / "weights", ROOT / "world_model" / "weights" / "predictors"
@@ -81,4 +81,4 @@ def read(path: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print_or_write(baselines_table, __doc__)
+    print_or_write(baselines_table, table_flags(__doc__).parse_args().write)

@@ -168,7 +168,7 @@ def _driven_joint(model: mujoco.MjModel) -> int:
 def _with_obstacle(kind: type[BuiltInTask], radius: float) -> type[BuiltInTask]:
     """The task with a ball that collides with all that moves, parked below the floor."""
 
-    class WithObstacle(kind):  # type: ignore[misc, valid-type]
+    class WithObstacle(kind):  # type: ignore[misc, valid-type]  # a base chosen at run time
         def open_model(self) -> tuple[mujoco.MjModel, mujoco.MjData]:
             spec, usual = self.make_spec(), super().open_model()[0]
             for geom in spec.geoms:

@@ -12,17 +12,19 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
 
 from wm_plan.world_model import Encoder, load_encoder
 
 Product = Callable[[], object]
+Convolution = Callable[[nn.Module, Tensor, Tensor, Tensor | None], Tensor]
 
 
 def main() -> None:
@@ -90,27 +92,27 @@ def median_ms(call: Callable[[], object], runs: int) -> float:
 
 
 @contextmanager
-def recorded():  # noqa: ANN201 - a context manager of a list that fills while it is open
+def recorded() -> Iterator[list[Product]]:
     """Every matrix product that is called inside, to be repeated alone on operands of the same shapes."""
     products: list[Product] = []
     names = ("linear", "conv2d", "conv3d", "scaled_dot_product_attention")
     before = {name: getattr(F, name) for name in names}
     before_conv = torch.nn.Conv2d._conv_forward, torch.nn.Conv3d._conv_forward
 
-    def linear(x, weight, bias=None):  # noqa: ANN001, ANN202
+    def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         flat = torch.randn(x.reshape(-1, x.shape[-1]).shape)
         right = weight.detach().T
         products.append(lambda: flat @ right)
         return before["linear"](x, weight, bias)
 
-    def attention(q, k, v, *rest, **more):  # noqa: ANN001, ANN002, ANN003, ANN202
+    def attention(q: Tensor, k: Tensor, v: Tensor, *rest: object, **more: object) -> Tensor:
         across, scores = k.transpose(-2, -1), torch.randn(*q.shape[:-1], k.shape[-2])
         products.append(lambda: q @ across)
         products.append(lambda: scores @ v)
         return before["scaled_dot_product_attention"](q, k, v, *rest, **more)
 
-    def convolve(forward):  # noqa: ANN001, ANN202
-        def run(self, x, weight, bias):  # noqa: ANN001, ANN202
+    def convolve(forward: Convolution) -> Convolution:
+        def run(self: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
             products.append(lambda: forward(self, x, weight, None))
             return forward(self, x, weight, bias)
 

@@ -4,13 +4,11 @@ python benchmarks/encoders_table.py prints them; with --write docs/encoders.md t
 between the markers. --rows takes another file, or the folder of a run that is not finished (OUT/rows).
 """
 
-import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
-from results_table import BEGIN, END, parts
+from results_table import print_or_write, table_flags
 
 ROWS = Path(__file__).resolve().parents[1] / "docs" / "results" / "benchmarks" / "encoders.json"
 PROBED = ("position", "velocity")
@@ -163,21 +161,10 @@ def read_rows(path: Path) -> list[Row]:
 
 def main() -> None:
     """Print the tables, or put them in their place."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = table_flags(__doc__)
     parser.add_argument("--rows", type=Path, default=ROWS, metavar="FILE|DIR")
-    parser.add_argument("--write", type=Path, metavar="FILE", help="replace the tables in this file")
     flags = parser.parse_args()
-    try:
-        made = tables(read_rows(flags.rows))
-        if flags.write is None:
-            print(made)
-            return
-        before, _, after = parts(flags.write.read_text(encoding="utf-8"))
-        flags.write.write_text(f"{before}{BEGIN}\n{made}\n{END}{after}", encoding="utf-8")
-    except ValueError as error:
-        sys.exit(f"encoders_table.py: {error}")
+    print_or_write(lambda: tables(read_rows(flags.rows)), flags.write)
 
 
 if __name__ == "__main__":

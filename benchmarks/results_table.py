@@ -269,11 +269,31 @@ def parts(text: str) -> tuple[str, str, str]:
     return before, between.strip(), after
 
 
+def table_flags(description: str | None) -> argparse.ArgumentParser:
+    """The flags that all scripts have which make a table."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--write", type=Path, metavar="FILE", help="replace the table in this file")
+    return parser
+
+
+def print_or_write(make: Callable[[], str], write: Path | None) -> None:
+    """Make a table, and print it or put it between the markers of a file; ends in one line on bad input."""
+    try:
+        table = make()
+        if write is None:
+            print(table)
+            return
+        before, _, after = parts(write.read_text(encoding="utf-8"))
+        write.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}", encoding="utf-8")
+    except (OSError, ValueError) as error:
+        sys.exit(f"{Path(sys.argv[0]).name}: {error}")
+
+
 def main() -> None:
     """Print a table, or put it in its place."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = table_flags(__doc__)
     parser.add_argument(
         "results",
         nargs="*",
@@ -282,18 +302,11 @@ def main() -> None:
         help="JSON files (docs/results/*.json)",
     )
     parser.add_argument("--full", action="store_true", help="every row, as in docs/results.md")
-    parser.add_argument("--write", type=Path, metavar="FILE", help="replace the table in this file")
     flags = parser.parse_args()
     make: Callable[[list[Result]], str] = full_table if flags.full else short_table
-    try:
-        table = make([json.loads(path.read_text(encoding="utf-8")) for path in flags.results])
-        if flags.write is None:
-            print(table)
-            return
-        before, _, after = parts(flags.write.read_text(encoding="utf-8"))
-        flags.write.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}", encoding="utf-8")
-    except ValueError as error:
-        sys.exit(f"results_table.py: {error}")
+    print_or_write(
+        lambda: make([json.loads(path.read_text(encoding="utf-8")) for path in flags.results]), flags.write
+    )
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,10 @@ NEW_GOAL = 20
 """Model steps from one goal of the planner to the next."""
 FIRST_CHANGE, CHANGES_WITHIN = 10, 8
 """Model steps before the earliest change, and in which it comes."""
+
+
+Act = Callable[[int, dict[str, np.ndarray]], tuple[np.ndarray, np.ndarray]]
+"""Actions (run, env step, action) and surprise (run,) from the model step and what is observed."""
 
 
 @dataclass
@@ -95,7 +100,7 @@ class Driver:
             onset = touched
         return Runs(np.array(surprise), np.array(looks), states, onset)
 
-    def _planner(self) -> Any:  # noqa: ANN401
+    def _planner(self) -> Act:
         controller, frame_skip = self._controller, self._controller.frame_skip
         controller.reset(seed=[self._seed + row for row in range(len(self._worlds))])
 
@@ -112,7 +117,7 @@ class Driver:
         env = self._worlds[row].env
         return env.render_goal(env.sample_state(np.random.default_rng([self._seed, row, 2, step])))
 
-    def _logging_policy(self) -> Any:  # noqa: ANN401
+    def _logging_policy(self) -> Act:
         model, frame_skip = self._model, self._controller.frame_skip
         rows = torch.arange(len(self._worlds))
         monitor = SurpriseMonitor(model, model.metadata.surprise)
@@ -233,7 +238,8 @@ def main() -> None:
     try:
         controller = wm_plan.load(flags.model or flags.env, overrides=flags.overrides)
         worlds = [World(flags.env) for _ in range(flags.runs)]
-        if controller.model.metadata.surprise is None:  # type: ignore[attr-defined]
+        model: Any = controller.model
+        if model.metadata.surprise is None:
             raise ValueError("the model does not know which errors are usual; see calibrate_surprise")
     except ValueError as error:
         sys.exit(f"surprise.py: {error}")

@@ -4,13 +4,10 @@ python benchmarks/weights_table.py prints it; with --write docs/weights.md it re
 between the markers.
 """
 
-import argparse
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
-from results_table import BEGIN, END, parts
+from results_table import print_or_write, table_flags
 
 PREDICTORS = Path(__file__).resolve().parents[1] / "world_model" / "weights" / "predictors"
 
@@ -43,23 +40,5 @@ def weights_table() -> str:
     return "\n".join(lines).format(steps)
 
 
-def print_or_write(table: Callable[[], str], description: str | None) -> None:
-    """What a script that makes one table does: print it, or put it in its place."""
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--write", type=Path, metavar="FILE", help="replace the table in this file")
-    flags = parser.parse_args()
-    try:
-        made = table()
-        if flags.write is None:
-            print(made)
-            return
-        before, _, after = parts(flags.write.read_text(encoding="utf-8"))
-        flags.write.write_text(f"{before}{BEGIN}\n{made}\n{END}{after}", encoding="utf-8")
-    except (OSError, ValueError) as error:
-        sys.exit(f"{Path(sys.argv[0]).name}: {error}")
-
-
 if __name__ == "__main__":
-    print_or_write(weights_table, __doc__)
+    print_or_write(weights_table, table_flags(__doc__).parse_args().write)
