@@ -50,11 +50,9 @@ data: $(call manifests,$(LOGS))
 $(call manifests,$(LOGS)): $(DATA)/%/manifest.json:
 	$(BIN)/wm-collect $(log.$*) --out $(@D)
 
-# One encoder for all tasks. The shipped one has learned from masks alone, without what wm-pretrain does besides by
-# default.
+# One encoder for all tasks.
 ENCODER_LOGS := $(TASKS:%=varied_%)
-ENCODER_SETTINGS := encoder.whole_after=0 num_steps=1600 batch_size=32 weight_decay=0.04 feature_layers=[2] \
-  precision=float32 dynamics.weight=0 dynamics.inverse_weight=0 looks.augment_rate=0 looks.rising=0 looks.teacher_sees_plain=false
+ENCODER_SETTINGS := num_steps=3600 looks.rising=0.3
 
 encoder: $(RUNS)/encoder/model.safetensors
 

@@ -54,7 +54,7 @@ LOOKS = ("light", "colour", "texture", "camera", "occluder")
 ENCODERS = "small,random,efficientnet-lite0@128,pixels"
 CHANGES = ("light", "colour", "background", "camera", "occluder")
 POOL_SIZE = 8
-WITH_ACTIONS = "vjepa + actions"
+WITH_PLAIN = "vjepa + plain look"
 """The default of wm-pretrain; all others are one objective alone."""
 
 Row = dict[str, Any]
@@ -93,7 +93,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--protocols", default="near,far")
     parser.add_argument("--trials", type=int, default=50, help="planned episodes of each protocol")
     parser.add_argument("--objective-task", default="reacher")
-    parser.add_argument("--objectives", default=",".join((*OBJECTIVES, WITH_ACTIONS)))
+    parser.add_argument("--objectives", default=",".join((*OBJECTIVES, WITH_PLAIN)))
     parser.add_argument("--objective-episodes", type=int, default=200, help="logged in varied looks for them")
     parser.add_argument("--pretrain-steps", type=int, default=1500, help="of 16 clips, for each objective")
     parser.add_argument("--seed", type=int, default=0)
@@ -317,11 +317,7 @@ def objectives(flags: argparse.Namespace, rows: Rows) -> None:
         out = flags.out / "pretrained" / re.sub(r"\W+", "-", objective)
         if not rows.has("pretraining", task, objective):
             with rows.adding("pretraining", task, objective) as row:
-                own = (
-                    [f"objective={objective}", "dynamics.weight=0", "dynamics.inverse_weight=0"]
-                    if objective != WITH_ACTIONS
-                    else []
-                )
+                own = [f"objective={objective}", "plain.weight=0"] if objective != WITH_PLAIN else []
                 said = command(
                     *("pretrain", "--data", varied, "--out", out, "--overwrite", "--threads", flags.threads),
                     *("--steps", flags.pretrain_steps, "--batch-size", 16, "probe_labels=0", *own),

@@ -211,9 +211,11 @@ class JEPAEncoder(nn.Module):
             "mean": IMAGENET_MEAN,
             "std": IMAGENET_STD,
         }
-        vit = asdict(self.config)
-        if not self.config.whole_after:  # as before there was such a thing: fingerprints stay what they were
-            vit = {name: value for name, value in vit.items() if not name.startswith("whole_")}
+        config = self.config
+        # Parts that an encoder has not are left out: fingerprints stay what they were before there were any.
+        parts = {"whole_": config.whole_after, "stem_": config.stem_width, "standardise": config.standardise}
+        absent = tuple(name for name, there in parts.items() if not there)
+        vit = {name: value for name, value in asdict(config).items() if not name.startswith(absent)}
         return {
             "vit": vit,
             "feature_layers": list(self.feature_layers),

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from .clips import Clips, ClipSampler, LookConfig, PixelValues
 from .distributed import average_gradients, gathered, num_ranks, part_of, process_group, rank
-from .dynamics_objective import DynamicsConfig, DynamicsObjective, frame_tokens
 from .encoder import JEPAEncoder
 from .jepa import JEPA, JEPAConfig
 from .monitors import collapse_warning, effective_rank, mean_std, uniformity
+from .plain_objective import NUM_FITTED, PlainConfig, PlainObjective
 from .precision import has_fast_bfloat16
 from .store import TrajectoryStore
 from .training_state import (
@@ -50,13 +50,13 @@ class PretrainConfig:
         encoder: its sizes.
         jepa: predictor, targets and masks of vjepa and ijepa.
         views: of the other objectives.
-        dynamics: what actions do, beside any objective; it needs logs with actions.
+        plain: telling what frames show in plain look, beside any objective.
         looks: in which looks clips are seen.
         feature_layers: layers whose outputs are the frozen encoder's tokens; 0 is the patch embedding.
         num_steps: optimiser steps.
         batch_size: clips a step, of all processes together.
-        accumulate: parts in which a step's clips are gone through, to save memory; contrast and
-            regularisers see one part at a time.
+        accumulate: parts in which a step's clips are gone through, to save memory; regularisers see one part at a
+            time.
         clip_frames: frames a clip; consecutive rows of the log.
         still_rate: fraction of clips that show one frame throughout, as planning will.
         learning_rate: its peak.
@@ -72,10 +72,14 @@ class PretrainConfig:
     """
 
     objective: str = "vjepa"
-    encoder: ViTConfig = field(default_factory=lambda: ViTConfig(whole_after=3))
+    encoder: ViTConfig = field(
+        default_factory=lambda: ViTConfig(
+            stem_width=96, standardise=True, whole_after=3, whole_dim=32, whole_width=384
+        )
+    )
     jepa: JEPAConfig = field(default_factory=JEPAConfig)
     views: ViewConfig = field(default_factory=ViewConfig)
-    dynamics: DynamicsConfig = field(default_factory=DynamicsConfig)
+    plain: PlainConfig = field(default_factory=PlainConfig)
     looks: LookConfig = field(default_factory=LookConfig)
     feature_layers: list[int] = field(default_factory=lambda: [4])
     num_steps: int = 6000
@@ -135,8 +139,8 @@ class PretrainConfig:
 class _Model(nn.Module):
     """Encoder, teacher, and whatever objectives need besides."""
 
-    def __init__(self, config: PretrainConfig, action_dims: list[int]) -> None:
-        """Build with random weights, for tasks of these numbers of actions."""
+    def __init__(self, config: PretrainConfig, num_tasks: int) -> None:
+        """Build with random weights."""
         super().__init__()
         self.config = config
         size = config.encoder
@@ -145,10 +149,7 @@ class _Model(nn.Module):
         num_tubelets = 1 if config.views.between == "times" else config.clip_frames // size.tubelet_size
         num_tokens = num_tubelets * size.grid_size**2
         self.views = None if masked else ViewObjective(config.objective, num_tokens, size.width, config.views)
-        wanted = config.dynamics.weight > 0 or config.dynamics.inverse_weight > 0
-        self.dynamics = (
-            DynamicsObjective(size.width, action_dims, config.dynamics) if wanted and action_dims else None
-        )
+        self.plain = PlainObjective(size.width, num_tasks, config.plain) if num_tasks else None
 
     def clip_losses(
         self, clips: Clips, device: torch.device, generator: torch.Generator
@@ -172,17 +173,10 @@ class _Model(nn.Module):
         clips = pixel_values[:, : self._tubelet] if self.config.views.between == "times" else pixel_values
         return self.views.latents(self.jepa.encoder(clips))
 
-    def window_losses(
-        self, task: int, clips: Clips, actions: Tensor, device: torch.device
-    ) -> dict[str, Tensor]:
-        """What actions do, of a batch of windows of one task."""
-        assert self.dynamics is not None
-        seen = clips.seen.to(device)
-        frames = frame_tokens(self.jepa.encoder, seen)
-        motion = self.jepa.encoder(seen[:, : self._tubelet])
-        with torch.no_grad():
-            there = frame_tokens(self.jepa.encoder, clips.plain.to(device))
-        return self.dynamics(task, frames, motion, there, actions.to(device))
+    def plain_loss(self, task: int, clips: Clips, device: torch.device) -> Tensor:
+        """How ill a batch of short clips of one task tells their plain look."""
+        assert self.plain is not None
+        return self.plain(task, self.jepa.encoder(clips.seen.to(device)), clips.plain.to(device))
 
     @property
     def _tubelet(self) -> int:
@@ -190,7 +184,7 @@ class _Model(nn.Module):
 
 
 class _Data:
-    """Where clips and windows of actions come from."""
+    """Where clips come from, of all tasks and of each."""
 
     def __init__(
         self, store: TrajectoryStore, config: PretrainConfig, preprocess: Callable[..., PixelValues]
@@ -201,35 +195,17 @@ class _Data:
         still = 1.0 if config.objective == "ijepa" else config.still_rate
         self.clips = ClipSampler(store, frames, config.looks, preprocess, still_rate=still)
         self.tasks: list[ClipSampler] = []
-        self.actions: list[np.ndarray] = []
-        self.action_dims: list[int] = []
-        wanted = config.dynamics.weight > 0 or config.dynamics.inverse_weight > 0
+        if config.plain.weight == 0:
+            return
         envs = [str(recipe.get("env", index)) for index, recipe in enumerate(store.recipes)]
-        acts = _sources_with_actions(store) if wanted else []
-        for env in dict.fromkeys(envs[index] for index in acts):
-            sources = [index for index in acts if envs[index] == env]
-            rows = np.flatnonzero(np.isin(store.sources, sources).repeat(store.lengths))
-            actions = np.nan_to_num(store.read("action", rows)).astype(np.float32)
-            actions /= actions.std(axis=0) + 1e-6
-            of_all = np.zeros((store.num_rows, actions.shape[1]), np.float32)
-            of_all[rows] = actions
-            self.actions.append(of_all)
-            self.action_dims.append(actions.shape[1])
+        for env in dict.fromkeys(envs):
+            sources = [index for index, name in enumerate(envs) if name == env]
             self.tasks.append(
-                ClipSampler(store, config.dynamics.window, config.looks, preprocess, sources=sources)
-            )
-
-
-def _sources_with_actions(store: TrajectoryStore) -> list[int]:
-    """Sources that dynamics can be learned from; videos without actions serve for the rest."""
-    try:
-        has_action = store.rows_with("action")
-    except ValueError:
-        return []
-    first_rows = [
-        store.offsets[np.flatnonzero(store.sources == source)[0]] for source in range(len(store.paths))
-    ]
-    return [source for source, row in enumerate(first_rows) if has_action[row]]
+                ClipSampler(
+                    store, config.encoder.tubelet_size, config.looks, preprocess,
+                    sources=sources, still_rate=0.5,
+                )
+            )  # fmt: skip
 
 
 def check_logs(store: TrajectoryStore, config: PretrainConfig) -> None:
@@ -312,7 +288,7 @@ class _Pretraining:
         self.frozen = JEPAEncoder(config.encoder, tuple(config.feature_layers), out.name).to(device)
         self.data = _Data(store, config, self.frozen.preprocess)
         torch.manual_seed(config.seed)
-        self.model = _Model(config, self.data.action_dims).to(device)
+        self.model = _Model(config, len(self.data.tasks)).to(device)
         self.optimizer = torch.optim.AdamW(
             _decay_groups(self.model, config.weight_decay), lr=config.learning_rate
         )
@@ -334,6 +310,7 @@ class _Pretraining:
         if rank() == 0:
             self.out.mkdir(parents=True, exist_ok=True)
         if not resume:
+            self._fit_targets()
             self.metrics = self.spread_before = self._spread()
             self._write({"step": 0, **self.metrics})
             return
@@ -345,6 +322,14 @@ class _Pretraining:
         self.metrics, self.spread_before = state["metrics"], state["spread_before"]
         if rank() == 0:
             drop_metrics_after(self.out, self.step)
+
+    def _fit_targets(self) -> None:
+        """Take the axes of each task's plain frames."""
+        if self.model.plain is None:
+            return
+        rng = np.random.default_rng([self.config.seed, 2])
+        for targets, task in zip(self.model.plain.targets, self.data.tasks, strict=True):
+            targets.fit(task.draw(NUM_FITTED, rng, looks=0.0).plain[:, -1].to(self.device))
 
     def advance(self) -> None:
         """One optimiser step, and what is due after it."""
@@ -365,7 +350,7 @@ class _Pretraining:
             self._save()
 
     def _losses(self, rng: np.random.Generator, done: float) -> dict[str, Tensor]:
-        """Losses of one part of a step's batch: the objective's, and the mean over tasks of the dynamics'."""
+        """Losses of one part of a step's batch: the objective's, and of telling plain looks."""
         config = self.config
         looks = config.looks.reached_by(done)
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
@@ -373,13 +358,14 @@ class _Pretraining:
         clips = self.data.clips.draw(size, rng, looks=looks, part=part_of(size))
         with self.autocast:
             losses = self.model.clip_losses(clips, self.device, generator)
-            num_tasks = min(config.dynamics.tasks_per_step, len(self.data.tasks))
-            for task in rng.permutation(len(self.data.tasks))[:num_tasks].tolist():
-                size = config.dynamics.batch_size
-                windows = self.data.tasks[task].draw(size, rng, looks=looks, part=part_of(size))
-                actions = torch.from_numpy(self.data.actions[task][windows.rows])
-                for name, loss in self.model.window_losses(task, windows, actions, self.device).items():
-                    losses[name] = losses.get(name, torch.zeros((), device=self.device)) + loss / num_tasks
+            tasks = rng.permutation(len(self.data.tasks))[: config.plain.tasks_per_step].tolist()
+            told = []
+            for task in tasks:
+                size = config.plain.batch_size
+                short = self.data.tasks[task].draw(size, rng, looks=looks, part=part_of(size))
+                told.append(self.model.plain_loss(task, short, self.device))
+            if told:
+                losses["plain"] = torch.stack(told).mean()
         return losses
 
     def _update(self) -> None:

@@ -25,6 +25,11 @@ class ViTConfig:
         depth: transformer blocks.
         num_heads: attention heads a block.
         mlp_ratio: hidden width of a block's MLP over `width`.
+        stem_width: channels of a patch's small patches, between two layers of its embedding; 0 for one
+            linear map of the whole patch.
+        stem_patch: height and width of a small patch [px]; divides `patch_size`.
+        standardise: give each clip's channels zero mean and unit variance first, so that its light counts
+            little.
         whole_after: block after which every token is also told what its whole frame shows; 0 for never.
         whole_dim: channels of a token that this takes.
         whole_width: its hidden width.
@@ -38,6 +43,9 @@ class ViTConfig:
     depth: int = 4
     num_heads: int = 3
     mlp_ratio: float = 4.0
+    stem_width: int = 0
+    stem_patch: int = 4
+    standardise: bool = False
     whole_after: int = 0
     whole_dim: int = 24
     whole_width: int = 256
@@ -52,6 +60,15 @@ class ViTConfig:
         ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if (
+            self.stem_width < 0
+            or self.stem_patch < 1
+            or (self.stem_width and self.patch_size % self.stem_patch)
+        ):
+            raise ValueError(
+                f"stem_width must be at least 0, and stem_patch divide patch_size {self.patch_size}; "
+                f"got {self.stem_width} and {self.stem_patch}"
+            )
         if self.image_size % self.patch_size:
             raise ValueError(
                 f"image_size {self.image_size} is no multiple of patch_size {self.patch_size}; "
@@ -189,7 +206,7 @@ class VideoViT(nn.Module):
         super().__init__()
         self.config = config
         patch = (config.tubelet_size, config.patch_size, config.patch_size)
-        self.patch_embed = nn.Conv3d(3, config.width, kernel_size=patch, stride=patch)
+        self.patch_embed = _stem(config) if config.stem_width else nn.Conv3d(3, config.width, patch, patch)
         num_tubelets = config.num_frames // config.tubelet_size
         positions = sincos_positions(num_tubelets, config.grid_size, config.width)
         self.register_buffer("positions", positions, persistent=False)
@@ -198,13 +215,20 @@ class VideoViT(nn.Module):
         )
         self.norm = nn.LayerNorm(config.width, eps=1e-6)
         self.apply(init_linear)
+        if config.stem_width:
+            for part in self.patch_embed[::2]:
+                nn.init.kaiming_normal_(part.weight, nonlinearity="linear")
         self.whole = WholeFrame(config) if config.whole_after else None
 
     def embed(
         self, pixel_values: Float[Tensor, "batch frame 3 height width"]
     ) -> Float[Tensor, "batch token dim"]:
         """Patches with their position codes, before any block; token order is (time, row, column)."""
-        patches = self.patch_embed(pixel_values.transpose(1, 2))
+        clips = pixel_values.transpose(1, 2)
+        if self.config.standardise:
+            centred = clips - clips.mean(dim=(2, 3, 4), keepdim=True)
+            clips = centred / (centred.square().mean(dim=(2, 3, 4), keepdim=True) + 1e-2).sqrt()
+        patches = self.patch_embed(clips)
         tokens = rearrange(patches, "b d t h w -> b (t h w) d")
         return tokens + self.positions[: tokens.shape[1]]
 
@@ -233,6 +257,20 @@ class VideoViT(nn.Module):
             if self.whole is not None and number == self.config.whole_after:
                 tokens = self.whole(tokens, visible)
             yield tokens
+
+
+def _stem(config: ViTConfig) -> nn.Sequential:
+    """Embedding of patches in two layers; patches see nothing of one another, so that they can be hidden.
+
+    Source: the hMLP stem of Touvron et al., arXiv:2203.09795.
+    """
+    small = (config.tubelet_size, config.stem_patch, config.stem_patch)
+    rest = (1, config.patch_size // config.stem_patch, config.patch_size // config.stem_patch)
+    return nn.Sequential(
+        nn.Conv3d(3, config.stem_width, small, small),
+        nn.GELU(),
+        nn.Conv3d(config.stem_width, config.width, rest, rest),
+    )
 
 
 def init_linear(module: nn.Module) -> None:

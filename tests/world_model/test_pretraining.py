@@ -9,9 +9,9 @@ import torch
 
 from tests.dot_world import RECIPE, make_vit, write_dots
 from wm_plan.world_model.clips import ClipSampler, LookConfig
-from wm_plan.world_model.dynamics_objective import DynamicsConfig
 from wm_plan.world_model.encoder import load_encoder
 from wm_plan.world_model.jepa import JEPAConfig
+from wm_plan.world_model.plain_objective import PlainConfig
 from wm_plan.world_model.pretraining import PretrainConfig, pretrain
 from wm_plan.world_model.store import TrajectoryStore
 from wm_plan.world_model.store_writer import StoreWriter
@@ -28,7 +28,7 @@ def make_config(**overrides) -> PretrainConfig:
         "log_every": 4,
         "save_every": 3,
         "feature_layers": [1, 2],
-        "dynamics": DynamicsConfig(batch_size=4, latent_dim=8, width=16),
+        "plain": PlainConfig(batch_size=4, num_axes=4),
         "views": ViewConfig(token_dim=4, width=16, latent_dim=8),
     }
     return PretrainConfig(**{"encoder": make_vit(), "jepa": jepa, **settings, **overrides})
