@@ -55,8 +55,8 @@ class PretrainConfig:
         feature_layers: layers whose outputs are the frozen encoder's tokens; 0 is the patch embedding.
         num_steps: optimiser steps.
         batch_size: clips a step, of all processes together.
-        accumulate: parts in which a step's clips are gone through, to save memory; regularisers see one part at a
-            time.
+        accumulate: parts in which a step's clips are gone through, to save memory; regularisers see one
+            part at a time.
         clip_frames: frames a clip; consecutive rows of the log.
         still_rate: fraction of clips that show one frame throughout, as planning will.
         learning_rate: its peak.
