@@ -52,7 +52,7 @@ $(call manifests,$(LOGS)): $(DATA)/%/manifest.json:
 
 # One encoder for all tasks.
 ENCODER_LOGS := $(TASKS:%=varied_%)
-ENCODER_SETTINGS := num_steps=3600 looks.rising=0.3
+ENCODER_SETTINGS := num_steps=6000 looks.rising=0.3
 
 encoder: $(RUNS)/encoder/model.safetensors
 

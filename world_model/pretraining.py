@@ -149,7 +149,7 @@ class _Model(nn.Module):
         num_tubelets = 1 if config.views.between == "times" else config.clip_frames // size.tubelet_size
         num_tokens = num_tubelets * size.grid_size**2
         self.views = None if masked else ViewObjective(config.objective, num_tokens, size.width, config.views)
-        self.plain = PlainObjective(size.width, num_tasks, config.plain) if num_tasks else None
+        self.plain = PlainObjective(size, num_tasks, config.plain) if num_tasks else None
 
     def clip_losses(
         self, clips: Clips, device: torch.device, generator: torch.Generator

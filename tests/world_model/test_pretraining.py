@@ -28,7 +28,7 @@ def make_config(**overrides) -> PretrainConfig:
         "log_every": 4,
         "save_every": 3,
         "feature_layers": [1, 2],
-        "plain": PlainConfig(batch_size=4, num_axes=4),
+        "plain": PlainConfig(batch_size=4),
         "views": ViewConfig(token_dim=4, width=16, latent_dim=8),
     }
     return PretrainConfig(**{"encoder": make_vit(), "jepa": jepa, **settings, **overrides})
