@@ -19,6 +19,10 @@ from .train_config import TrainConfig
 from .training_logs import TrainingLogs
 
 
+FITTED_FRAMES = 2048
+"""Frames that the statistics of tokens are taken from."""
+
+
 class InverseDynamics(nn.Module):
     """Which action led from one latent and its motion to the next; used in training only.
 
@@ -38,28 +42,46 @@ class InverseDynamics(nn.Module):
         return self.net(torch.cat([last, changes], dim=-1))
 
 
-class TokenReader(nn.Module):
-    """The standardised tokens of a frame from its latent; used in training only.
+class FrameReader(nn.Module):
+    """What a frame shows, from its latent; used in training only.
 
-    Rollout error and inverse dynamics alone leave out of the latent what is hard to see or to move; whoever
-    can tell every token of the frozen encoder from the latent has lost nothing that a frame shows.
+    Rollout error and inverse dynamics alone leave out of the latent what is hard to see or to move, and a
+    contrast what other things give away already, such as the turn of an object whose place is never the same
+    twice. So the latent must also tell where the frame's tokens are along their leading principal axes over
+    all frames, of which each counts alike: what is small is told as well as what is large.
     """
 
-    def __init__(self, config: CompactConfig, num_tokens: int, token_width: int) -> None:
-        """Build for latents of `config`."""
-        super().__init__()
-        self.num_tokens = num_tokens
-        self.spread = nn.Sequential(
-            nn.Linear(config.latent_dim, config.head_width),
-            nn.GELU(),
-            nn.Linear(config.head_width, num_tokens * config.token_dim),
-            nn.GELU(),
-        )
-        self.read = nn.Linear(config.token_dim, token_width)
+    mean: Tensor
+    axes: Tensor
 
-    def forward(self, latents: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch token dim"]:
-        """Tokens of frames."""
-        return self.read(self.spread(latents).unflatten(1, (self.num_tokens, -1)))
+    def __init__(self, config: CompactConfig, num_tokens: int, token_width: int, num_axes: int) -> None:
+        """Build for latents of `config`; `fit` takes the axes."""
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(num_tokens * token_width))
+        self.register_buffer("axes", torch.zeros(num_tokens * token_width, num_axes))
+        width = config.head_width
+        self.net = nn.Sequential(
+            nn.Linear(config.latent_dim, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(),
+            nn.Linear(width, num_axes),
+        )  # fmt: skip
+
+    @torch.no_grad()
+    def fit(self, tokens: Float[Tensor, "frame token dim"]) -> None:
+        """Take the axes of frames of standardised tokens; places along them have unit variance."""
+        rows = tokens.flatten(1)
+        self.mean.copy_(rows.mean(dim=0))
+        _, values, axes = torch.linalg.svd(rows - self.mean, full_matrices=False)
+        there = min(self.axes.shape[1], int((values > 1e-4 * values[0]).sum()))
+        self.axes[:, :there] = axes[:there].T / values[:there] * len(rows) ** 0.5
+
+    @torch.no_grad()
+    def targets(self, tokens: Float[Tensor, "frame token dim"]) -> Float[Tensor, "frame axis"]:
+        """Where frames of standardised tokens are along the axes."""
+        return (tokens.flatten(1) - self.mean) @ self.axes
+
+    def forward(self, latents: Float[Tensor, "frame latent"]) -> Float[Tensor, "frame axis"]:
+        """Where frames are along the axes, as their latents tell."""
+        return self.net(latents)
 
 
 class HeadStage:
@@ -82,7 +104,10 @@ class HeadStage:
         self.varied, self.varied_rows = varied, varied_rows
         config, encoder = logs.config, logs.encoder
         self.inverse = InverseDynamics(config.model, logs.actions.shape[1])
-        self.reader = TokenReader(config.model, encoder.grid_size**2, len(config.views) * encoder.width)
+        self.reader = FrameReader(
+            config.model, encoder.grid_size**2, len(config.views) * encoder.width, config.token_axes
+        )
+        self.reader.fit(model.head.standardise(moments[logs.some_rows(FITTED_FRAMES)][0]))
         self.windows = logs.windows(config.rollout_steps)
 
     def stage(self, *, keep_scale: bool = False) -> Stage:
@@ -132,7 +157,7 @@ class HeadStage:
         read = torch.randperm(rows.size, generator=generator)[: config.token_frames // config.accumulate]
         told = self.reader(latents.flatten(0, 1)[read])
         there = head.standardise(self.moments[rows.reshape(-1)[read.numpy()]][0])
-        losses["tokens"] = config.token_weight * F.mse_loss(told, there)
+        losses["tokens"] = config.token_weight * F.mse_loss(told, self.reader.targets(there))
         if self.varied is not None and len(self.varied_rows) and config.look_weight > 0:
             chosen = rng.choice(self.varied_rows, config.look_frames)
             chosen = chosen[part_in_batch(config.look_frames, config.accumulate, part)]

@@ -31,7 +31,7 @@ from .compact_predictors import make_predictor
 from .distributed import num_ranks, process_group, rank
 from .encoder import Encoder
 from .fine_tuning import begin_with, check_start, weights_fingerprint
-from .head_training import HeadStage, all_latents, look_stage
+from .head_training import FITTED_FRAMES, HeadStage, all_latents, look_stage
 from .moments import Moments
 from .reward import reward_stage
 from .rollout_training import rollout_stage
@@ -162,7 +162,4 @@ def train_world_model(
 
 def _fit_normaliser(model: CompactWorldModel, logs: TrainingLogs, moments: Moments) -> None:
     """Give the head the statistics of some rows of training episodes."""
-    windows = logs.windows(0)
-    rng = np.random.default_rng([logs.config.seed, 1])
-    rows = np.sort(windows.sample(min(2048, len(windows)), rng)[:, 0])
-    model.head.fit_normaliser(*moments[rows])
+    model.head.fit_normaliser(*moments[logs.some_rows(FITTED_FRAMES)])

@@ -32,7 +32,8 @@ class TrainConfig(OptimiserConfig):
         similarity_weight: of the squared change of the latent in a step.
         straightening_weight: of how much the latent's way bends from one step to the next.
         inverse_weight: of inverse dynamics.
-        token_weight: of telling the frame's tokens from its latent.
+        token_weight: of telling from its latent where a frame is along the principal axes of tokens.
+        token_axes: so many of them.
         token_frames: frames a step for which that is asked.
         look_weight: of the squared difference between the latents of a frame in two looks.
         look_frames: frames a step that are seen in both looks.
@@ -65,8 +66,9 @@ class TrainConfig(OptimiserConfig):
     similarity_weight: float = 0.0
     straightening_weight: float = 0.0
     inverse_weight: float = 10.0
-    token_weight: float = 0.3
-    token_frames: int = 128
+    token_weight: float = 1.0
+    token_axes: int = 64
+    token_frames: int = 256
     look_weight: float = 1.0
     look_frames: int = 96
     num_look_steps: int = 800
@@ -90,6 +92,7 @@ class TrainConfig(OptimiserConfig):
             ("predictor_batch_size", 1),
             ("rollout_steps", 1),
             ("predictor_rollout_steps", 1),
+            ("token_axes", 1),
             ("token_frames", 1),
             ("look_frames", 1),
             ("look_batch_size", 1),

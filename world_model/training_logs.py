@@ -87,6 +87,12 @@ class TrainingLogs:
             self.config.model.history, steps, episodes=self.train_episodes, stride=self.config.action_block
         )
 
+    def some_rows(self, num_rows: int) -> Int[np.ndarray, " chosen"]:
+        """Rows of training episodes to take statistics of: at most so many, the same each time."""
+        windows = self.windows(0)
+        rng = np.random.default_rng([self.config.seed, 1])
+        return np.sort(windows.sample(min(num_rows, len(windows)), rng)[:, 0])
+
     def plain_rows(self) -> Int[np.ndarray, " chosen"]:
         """Rows of training episodes that a window begins with."""
         windows = self.windows(0)
