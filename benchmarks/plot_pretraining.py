@@ -12,7 +12,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 PANELS = {
-    "loss": "loss (L1 to the teacher's latents)",
+    "masked": "L1 to the teacher's latents",
+    "plain": "error of telling the plain look",
     "std": "std over samples, mean of dimensions",
     "effective_rank": "effective rank",
 }
@@ -20,7 +21,7 @@ PANELS = {
 
 def draw(rows: list[dict[str, float]], path: Path) -> None:
     """Write one PNG with a panel for each number."""
-    figure = Figure(figsize=(9, 2.6), dpi=100, layout="constrained")
+    figure = Figure(figsize=(11, 2.5), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
     steps = [row["step"] for row in rows]
     for axes, (name, title) in zip(figure.subplots(1, len(PANELS)), PANELS.items(), strict=True):
