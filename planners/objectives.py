@@ -135,6 +135,18 @@ class Reduce(StrEnum):
     """All steps alike."""
     discounted = "discounted"
     """Step t, from 0, times discount ** t."""
+    closest = "closest"
+    """The step that comes closest, and a fifth of the last: on the way a plan may lead away from the goal."""
+
+    def over(self, steps: Float[Tensor, "batch candidate step"], discount: float = 0.95) -> Cost:
+        """One cost of the steps of each candidate; `discount` matters for `discounted` alone."""
+        if self is Reduce.last:
+            return steps[:, :, -1]
+        if self is Reduce.closest:
+            return steps.amin(dim=2) + 0.2 * steps[:, :, -1]
+        if self is Reduce.discounted:
+            steps = steps * discount ** torch.arange(steps.shape[2], device=steps.device)
+        return steps.sum(dim=2)
 
 
 class GoalDistance(Term):
@@ -142,7 +154,7 @@ class GoalDistance(Term):
 
     Args:
         distance: "l1", "l2" (the sum of squared differences) or "cosine", over all latent dimensions.
-        reduce: "last" step, "sum" over the steps, or "discounted" sum.
+        reduce: "last" step, "sum" over the steps, "discounted" sum, or "closest" step and a fifth of the last.
         discount: weight of a step relative to the one before, for "discounted".
 
     Raises:
@@ -158,12 +170,8 @@ class GoalDistance(Term):
 
     def __call__(self, imagined: Tensor, actions: Tensor, goal: Tensor) -> Cost:
         """Distance of each candidate."""
-        if self.reduce is Reduce.last:
-            return self.distance.between(imagined[:, :, -1].flatten(2), goal.flatten(2))
         steps = self.distance.between(imagined.flatten(3), goal.flatten(2).unsqueeze(2))
-        if self.reduce is Reduce.discounted:
-            steps = steps * self.discount ** torch.arange(steps.shape[2], device=steps.device)
-        return steps.sum(dim=2)
+        return self.reduce.over(steps, self.discount)
 
 
 class ControlCost(Term):

@@ -33,7 +33,8 @@ class DecoderConfig(BesideConfig):
     Attributes:
         image_size: height and width of the frames it draws [px].
         width: channels at the coarsest grid; each doubling of the grid halves them, down to 16.
-        moving_weight: how much more a pixel counts that is not as it usually is: a robot is few pixels.
+        moving_weight: how much more all pixels count that are not as they usually are than all that are: a robot
+            is few pixels, and a point fewer.
     """
 
     image_size: int = 64
@@ -157,7 +158,7 @@ def train_decoder(
         seen = frames(rows)
         moving = (seen - decoder.mean_frame).abs().amax(dim=1, keepdim=True).clamp(max=0.25) * 4
         error = (decoder(latents[rows]) - seen).abs()
-        return (error * (1 + config.moving_weight * moving)).mean()
+        return (error * (1 + config.moving_weight * moving / moving.mean().clamp(min=1e-4))).mean()
 
     fit_beside(decoder, loss_of, out, config, settings, resume=resume, progress=progress)
     missed = held_out_error(decoder, latents, frames, held)

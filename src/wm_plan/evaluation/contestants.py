@@ -177,11 +177,16 @@ def make_physics_policy(config: EvalConfig) -> PhysicsPolicy:
     described = {
         "planner": planner_name(config),
         **settings,
-        "objective": "state distance in tolerances, summed over the plan",
+        "objective": f"state distance in tolerances, reduce={config.physics.reduce}",
         "replan_every": config.control.replan_every,
     }
     return PhysicsPolicy(
-        env, planner, described, replan_every=config.control.replan_every, threads=config.threads
+        env,
+        planner,
+        described,
+        reduce=config.physics.reduce,
+        replan_every=config.control.replan_every,
+        threads=config.threads,
     )
 
 

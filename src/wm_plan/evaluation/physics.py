@@ -18,6 +18,7 @@ from torch import Tensor
 
 from wm_plan.envs import TaskEnv
 from wm_plan.planners import MPC, ShootingPlanner, Term
+from wm_plan.planners.objectives import Reduce
 
 from .policies import Actions, Mask, note_times
 from .protocols import Trial
@@ -65,15 +66,15 @@ class TruePhysics:
 
 
 class StateDistance(Term):
-    """The task's distance of states, in units of its tolerance, summed over the plan."""
+    """The task's distance of states, in units of its tolerance, over the plan."""
 
-    def __init__(self, env: TaskEnv) -> None:
-        self._env = env
+    def __init__(self, env: TaskEnv, reduce: Reduce | str = Reduce.sum) -> None:
+        self._env, self._reduce = env, Reduce(reduce)
 
     def __call__(self, imagined: Tensor, actions: Tensor, goal: Tensor) -> Float[Tensor, "batch candidate"]:
-        """Sum over the model steps."""
+        """The model steps' distances as one cost."""
         distance = self._env.state_distance(imagined.numpy(), goal.unsqueeze(2).numpy())
-        return torch.from_numpy(np.asarray(distance)).sum(dim=2)
+        return self._reduce.over(torch.from_numpy(np.asarray(distance)))
 
 
 class PhysicsPolicy:
@@ -83,6 +84,7 @@ class PhysicsPolicy:
         env: any environment of the task.
         planner: the search, its actions in the task's units.
         settings: what a reader must know.
+        reduce: how the distances of a plan's steps count.
         replan_every: model steps executed of each plan.
         threads: of the rollouts.
     """
@@ -95,6 +97,7 @@ class PhysicsPolicy:
         planner: ShootingPlanner,
         settings: dict[str, Any],
         *,
+        reduce: Reduce | str = Reduce.sum,
         replan_every: int = 1,
         threads: int = 1,
     ) -> None:
@@ -102,7 +105,11 @@ class PhysicsPolicy:
         self.plan_ms: list[float] = []
         self.encode_ms: list[float] = []
         self.controller = MPC(
-            TruePhysics(env, threads), planner, StateDistance(env), replan_every=replan_every, imagine=False
+            TruePhysics(env, threads),
+            planner,
+            StateDistance(env, reduce),
+            replan_every=replan_every,
+            imagine=False,
         )
 
     def begin(self, envs: Sequence[TaskEnv], trials: Sequence[Trial]) -> None:
