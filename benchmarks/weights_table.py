@@ -31,7 +31,7 @@ def weights_table() -> str:
         metadata = config["metadata"]
         training, errors = metadata["training"], metadata["open_loop_error"]
         episodes, steps = training["episodes"], len(errors)
-        size = sum(path.stat().st_size for path in (PREDICTORS / task).iterdir()) / 1e6
+        size = sum(path.stat().st_size for path in (PREDICTORS / task).rglob("*.*")) / 1e6
         lines.append(
             f"| {task} | {episodes['train']:,} and {episodes['held_out']} | {training['seconds'] / 60:.0f} "
             f"| {100 * errors[0]:.2f} / {100 * errors[-1]:.2f} "

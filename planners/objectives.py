@@ -154,7 +154,7 @@ class GoalDistance(Term):
 
     Args:
         distance: "l1", "l2" (the sum of squared differences) or "cosine", over all latent dimensions.
-        reduce: "last" step, "sum" over the steps, "discounted" sum, or "closest" step and a fifth of the last.
+        reduce: "last" step, "sum" over the steps, "discounted" sum, or "closest" and a fifth of the last.
         discount: weight of a step relative to the one before, for "discounted".
 
     Raises:

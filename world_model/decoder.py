@@ -33,8 +33,8 @@ class DecoderConfig(BesideConfig):
     Attributes:
         image_size: height and width of the frames it draws [px].
         width: channels at the coarsest grid; each doubling of the grid halves them, down to 16.
-        moving_weight: how much more all pixels count that are not as they usually are than all that are: a robot
-            is few pixels, and a point fewer.
+        moving_weight: how much more all pixels count that are not as they usually are than all that are: a
+            robot is few pixels, and a point fewer.
     """
 
     image_size: int = 64

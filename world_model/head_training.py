@@ -18,7 +18,6 @@ from .stages import Stage, part_in_batch
 from .train_config import TrainConfig
 from .training_logs import TrainingLogs
 
-
 FITTED_FRAMES = 2048
 """Frames that the statistics of tokens are taken from."""
 

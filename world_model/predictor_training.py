@@ -22,7 +22,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from .calibration import Reached, calibrate, calibrate_surprise, fit_familiarity

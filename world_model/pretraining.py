@@ -19,7 +19,7 @@ from .distributed import average_gradients, gathered, num_ranks, part_of, proces
 from .encoder import JEPAEncoder
 from .jepa import JEPA, JEPAConfig
 from .monitors import collapse_warning, effective_rank, mean_std, uniformity
-from .plain_objective import NUM_FITTED, PlainConfig, PlainObjective
+from .plain_objective import NUM_FITTED, PlainConfig, PlainObjective, PlainTargets
 from .precision import has_fast_bfloat16
 from .store import TrajectoryStore
 from .training_state import (
@@ -329,6 +329,7 @@ class _Pretraining:
             return
         rng = np.random.default_rng([self.config.seed, 2])
         for targets, task in zip(self.model.plain.targets, self.data.tasks, strict=True):
+            assert isinstance(targets, PlainTargets)
             targets.fit(task.draw(NUM_FITTED, rng, looks=0.0).plain[:, -1].to(self.device))
 
     def advance(self) -> None:

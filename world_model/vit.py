@@ -216,8 +216,9 @@ class VideoViT(nn.Module):
         self.norm = nn.LayerNorm(config.width, eps=1e-6)
         self.apply(init_linear)
         if config.stem_width:
-            for part in self.patch_embed[::2]:
-                nn.init.kaiming_normal_(part.weight, nonlinearity="linear")
+            for part in self.patch_embed.modules():
+                if isinstance(part, nn.Conv3d):
+                    nn.init.kaiming_normal_(part.weight, nonlinearity="linear")
         self.whole = WholeFrame(config) if config.whole_after else None
 
     def embed(
