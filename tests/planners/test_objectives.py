@@ -35,6 +35,7 @@ def cost(objective):
         (GoalDistance("l2"), [1, 8]),
         (GoalDistance("l2", reduce="sum"), [5 + 4 + 1, 5 + 4 + 8]),
         (GoalDistance("l2", reduce="discounted", discount=0.5), [5 + 2 + 0.25, 5 + 2 + 2]),
+        (GoalDistance("l2", reduce="closest"), [1 + 0.2 * 1, 4 + 0.2 * 8]),
         (ControlCost(), [9, 2]),
         (RateCost(), [1, 5]),
         (Stillness(), [1, 4]),
