@@ -26,7 +26,8 @@ def test_every_planner_goes_with_every_task(task: str, planner: str) -> None:
 
 
 def test_defaults_live_beside_the_class() -> None:
-    assert as_values(compose("plan"))["planner"]["momentum"] == CEMConfig().momentum
+    planner = as_values(compose("plan", base=["task=point_mass"]))["planner"]
+    assert planner == as_values(OmegaConf.structured(CEMConfig()))
 
 
 def test_presets_hold_only_differences() -> None:

@@ -60,6 +60,11 @@ class ViTConfig:
         ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.image_size % self.patch_size:
+            raise ValueError(
+                f"image_size {self.image_size} is no multiple of patch_size {self.patch_size}; "
+                f"try {self.image_size // self.patch_size * self.patch_size or self.patch_size}"
+            )
         if (
             self.stem_width < 0
             or self.stem_patch < 1
@@ -68,11 +73,6 @@ class ViTConfig:
             raise ValueError(
                 f"stem_width must be at least 0, and stem_patch divide patch_size {self.patch_size}; "
                 f"got {self.stem_width} and {self.stem_patch}"
-            )
-        if self.image_size % self.patch_size:
-            raise ValueError(
-                f"image_size {self.image_size} is no multiple of patch_size {self.patch_size}; "
-                f"try {self.image_size // self.patch_size * self.patch_size or self.patch_size}"
             )
         if self.num_frames % self.tubelet_size:
             raise ValueError(

@@ -100,7 +100,7 @@ def test_tasks_in_varied_looks_and_with_factors_of_variation_train_and_are_probe
     probed = {name.removeprefix("probe/") for name in last if name.startswith("probe/")}
     kinds = ("reacher/angle", "reacher/velocity", "point_mass/position", "point_mass/velocity")
     assert probed == {f"{kind}/{probe}" for kind in kinds for probe in ("linear", "mlp")}
-    assert last["contrast"] > 0
+    assert last["plain"] > 0
     record = load_encoder(out).training_record
     assert [recipe["env"] for recipe in record["data"]] == ["reacher", "point_mass"]
 
