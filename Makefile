@@ -86,8 +86,8 @@ PLANNERS := icem mppi ps gradient
 SHIPPED := $(filter $(notdir $(wildcard world_model/weights/predictors/*)),$(TASKS))
 comma := ,
 # The RL baselines that ship take part, too.
-of_rl = $(patsubst planners/weights/rl_$*%,$(comma)rl%,$(wildcard planners/weights/rl_$* planners/weights/rl_$*_latent))
-POLICIES = planner,gcbc,physics$(subst $() ,,$(of_rl)),random,hold
+of_rl = $(if $(wildcard planners/weights/rl_$*$(1)),$(comma)rl$(1))
+POLICIES = planner,gcbc,physics$(call of_rl,)$(call of_rl,_latent),random,hold
 PIECES := $(SHIPPED:%=results-%) $(PLANNERS:%=results-planner-%) $(ROBUST_TASKS:%=results-robust-%) results-goal-look
 EVAL = mkdir -p $(RESULTS) && $(BIN)/wm-eval --seed $(SEED) --out $(RUNS)/$@ --overwrite --quiet --json
 KEEP = > $(RUNS)/$@.json && mv $(RUNS)/$@.json $(RESULTS)

@@ -170,6 +170,8 @@ class GoalDistance(Term):
 
     def __call__(self, imagined: Tensor, actions: Tensor, goal: Tensor) -> Cost:
         """Distance of each candidate."""
+        if self.reduce is Reduce.last:
+            imagined = imagined[:, :, -1:]  # no distance is computed in vain
         steps = self.distance.between(imagined.flatten(3), goal.flatten(2).unsqueeze(2))
         return self.reduce.over(steps, self.discount)
 

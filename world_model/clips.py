@@ -54,12 +54,10 @@ class Clips:
     Attributes:
         seen: what the encoder sees, (B, T, 3, H, W).
         plain: what its teacher sees.
-        rows: rows of the logs, (B, T).
     """
 
     seen: PixelValues
     plain: PixelValues
-    rows: Int[np.ndarray, "clip frame"]
 
 
 class ClipSampler:
@@ -130,7 +128,7 @@ class ClipSampler:
                 rows[mine][there], sources[mine][there], np.ones(len(there), bool)
             )
         teacher = plain if self._looks.teacher_sees_plain else seen
-        return Clips(photometric_view(seen, changed, generator, part), teacher, rows[mine])
+        return Clips(photometric_view(seen, changed, generator, part), teacher)
 
     def _read(
         self,

@@ -106,12 +106,17 @@ class HeadStage:
         self.reader = FrameReader(
             config.model, encoder.grid_size**2, len(config.views) * encoder.width, config.token_axes
         )
-        self.reader.fit(model.head.standardise(moments[logs.some_rows(FITTED_FRAMES)][0]))
         self.windows = logs.windows(config.rollout_steps)
 
-    def stage(self, *, keep_scale: bool = False) -> Stage:
-        """The stage; at its end latents are scaled to unit variance, unless their scale is kept."""
+    def stage(self, *, keep_scale: bool = False, resumed: bool = False) -> Stage:
+        """The stage; at its end latents are scaled to unit variance, unless their scale is kept.
+
+        The reader's axes are taken first, unless the stage is resumed: then its checkpoint has them.
+        """
         model, config = self.model, self.logs.config
+        if not resumed:
+            tokens, _ = self.moments[self.logs.some_rows(FITTED_FRAMES)]
+            self.reader.fit(model.head.standardise(tokens))
         modules = {
             "head": model.head, "predictor": model.predictor, "inverse": self.inverse, "reader": self.reader
         }  # fmt: skip

@@ -101,7 +101,8 @@ def train_world_model(
         _fit_normaliser(model, logs, moments)
     if config.num_steps:
         on_stage("state head and predictor")
-        run.train(HeadStage(logs, model, moments, varied, varied_rows).stage(keep_scale=start is not None))
+        head = HeadStage(logs, model, moments, varied, varied_rows)
+        run.train(head.stage(keep_scale=start is not None, resumed=run.begun("head")))
     if varied is not None and len(varied_rows) and config.num_look_steps:
         on_stage("other looks")
         run.train(look_stage(logs, model, moments, varied, varied_rows))

@@ -68,8 +68,8 @@ class TruePhysics:
 class StateDistance(Term):
     """The task's distance of states, in units of its tolerance, over the plan."""
 
-    def __init__(self, env: TaskEnv, reduce: Reduce | str = Reduce.sum) -> None:
-        self._env, self._reduce = env, Reduce(reduce)
+    def __init__(self, env: TaskEnv, reduce: Reduce = Reduce.sum) -> None:
+        self._env, self._reduce = env, reduce
 
     def __call__(self, imagined: Tensor, actions: Tensor, goal: Tensor) -> Float[Tensor, "batch candidate"]:
         """The model steps' distances as one cost."""
@@ -97,7 +97,7 @@ class PhysicsPolicy:
         planner: ShootingPlanner,
         settings: dict[str, Any],
         *,
-        reduce: Reduce | str = Reduce.sum,
+        reduce: Reduce = Reduce.sum,
         replan_every: int = 1,
         threads: int = 1,
     ) -> None:
