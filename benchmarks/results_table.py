@@ -58,6 +58,8 @@ Result = dict[str, Any]
 def short_table(results: list[Result]) -> str:
     """The README's markdown: one line a task and kind of goals, whoever was measured side by side.
 
+    Of a policy that was measured twice, the row of more episodes counts.
+
     Raises:
         ValueError: there is no row.
     """
@@ -77,7 +79,7 @@ def short_table(results: list[Result]) -> str:
             if budgets:
                 told = " | ".join("" if row is None else short_rates(row) for row in found)
                 lines.append(f"| {env} | {protocol}, {max(budgets)} | {told} |")
-    episodes = sorted({row["episodes"] for row in rows})
+    episodes = sorted({row["episodes"] for row in cells.values()})
     lines += ["", f"{' or '.join(map(str, episodes))} episodes a cell. {circumstances(results)}"]
     return "\n".join(lines)
 
@@ -153,7 +155,13 @@ def stands_for(row: Result) -> bool:
 def order(row: Result) -> tuple[Any, ...]:
     """Where a row stands in the table."""
     policy = list(POLICIES).index(row["policy"]) if row["policy"] in POLICIES else len(POLICIES)
-    return (*task_place(row["env"]), PROTOCOLS.index(row["protocol"]), policy, int(bool(goal_note(row))))
+    return (
+        *task_place(row["env"]),
+        PROTOCOLS.index(row["protocol"]),
+        policy,
+        int(bool(goal_note(row))),
+        row["episodes"],
+    )
 
 
 def task_place(env: str) -> tuple[int, str]:

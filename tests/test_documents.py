@@ -26,7 +26,12 @@ EVALUATION = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
 BASELINES = (ROOT / "docs" / "baselines.md").read_text(encoding="utf-8")
 WEIGHTS = (ROOT / "docs" / "weights.md").read_text(encoding="utf-8")
 SCRIPTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
-GOALS = {"reacher": "1.2,1.0", "point_mass": "-0.18,0.15", "two_room": "-0.3,-0.2"}
+GOALS = {
+    "reacher": "1.2,1.0",
+    "point_mass": "-0.18,0.15",
+    "two_room": "-0.3,-0.2",
+    "cube_reach": "0.6,0.3,1.2",
+}
 
 
 def run_benchmark(*words: str) -> str:

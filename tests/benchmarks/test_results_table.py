@@ -100,6 +100,15 @@ def test_the_short_table_has_a_line_a_task_and_kind_of_goals_with_everyone_side_
     assert lines[6].startswith("100 episodes a cell. Seed 1000;")
 
 
+@pytest.mark.parametrize("sure_first", [False, True])
+def test_the_short_table_shows_the_row_of_more_episodes(sure_first: bool) -> None:
+    sure = make_result(make_row(episodes=300, success_rate=0.99, ci95=[0.97, 1.0]))
+    results = [make_result(make_row()), sure]
+    lines = short_table(results[::-1] if sure_first else results).splitlines()
+    assert lines[2] == "| reacher | near, 50 | **99**<br><sub>97–100</sub> |"
+    assert lines[4].startswith("300 episodes a cell.")
+
+
 def test_every_change_has_a_line_with_what_it_costs_each_task() -> None:
     rows = [
         make_row(
