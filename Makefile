@@ -130,6 +130,7 @@ benchmarks:
 	$(BIN)/python benchmarks/collect.py --json > $(RESULTS)/benchmarks/collect.json
 	$(BIN)/python benchmarks/loading.py --json > $(RESULTS)/benchmarks/loading.json
 	$(BIN)/python benchmarks/data_memory.py --json > $(RESULTS)/benchmarks/data_memory.json
+	$(BIN)/python benchmarks/rollout.py --plot docs/rollout.png --json > $(RESULTS)/benchmarks/rollout.json
 
 # What docs/encoders.md compares; goes on where it was stopped.
 compare-encoders:
