@@ -142,7 +142,7 @@ def main() -> None:
         sys.exit(f"distances.py: {error}")
     if flags.json:
         circumstances = {name: str(value) for name, value in vars(flags).items()} | {"versions": versions()}
-        flags.json.write_text(json.dumps({"rows": rows, **circumstances}, indent=1) + "\n")
+        flags.json.write_text(json.dumps({**circumstances, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
