@@ -89,6 +89,7 @@ def parse() -> argparse.Namespace:
         help="what is changed (length=1.25:1.25,mass=1.5:1.5)",
     )
     parser.add_argument("--episodes", type=int, default=50, help="logged on the changed robot (50)")
+    parser.add_argument("--policy", help="who acts in these logs (default: the task's logging policy)")
     parser.add_argument("--trials", type=int, default=50, help="far trials of each row (50)")
     parser.add_argument("--seed", type=int, default=0, help="of trials (0); develop with 1000 and up")
     parser.add_argument("--train", default="", help="further settings of wm-train, as on its command line")
@@ -109,6 +110,7 @@ def main() -> None:
     model, logs, tuned = flags.model or flags.env, str(flags.out / "logs"), str(flags.out / "model")
     logging = ["--env", flags.env, "--episodes", str(flags.episodes), "--seed", "5000"]
     logging += ["--factors", flags.factors, "--workers", "1", "--out", logs]
+    logging += ["--policy", flags.policy] if flags.policy else []
     training = ["--from", str(model), "--data", logs, "--out", tuned, *shlex.split(flags.train)]
     commands = [command("wm-collect", collect.main, logging), command("wm-train", train.main, training)]
     print(f"{'robot':<12}{'reached %':>10}{'held %':>10}{'seconds':>10}")
