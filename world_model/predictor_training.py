@@ -114,19 +114,19 @@ def train_world_model(
         torch.manual_seed(config.seed)
         model.predictor = make_predictor(config.model, logs.actions.shape[1])
     run.train(rollout_stage(logs, model, latents))
-    on_stage("temporal distance")
-    block, parts = config.action_block, config.accumulate
-    run.train(
-        distance_stage(
-            model.distance,
-            latents,
-            store,
-            logs.train_episodes,
-            config.distance,
-            stride=block,
-            accumulate=parts,
+    if config.distance.num_steps:
+        on_stage("temporal distance")
+        run.train(
+            distance_stage(
+                model.distance,
+                latents,
+                store,
+                logs.train_episodes,
+                config.distance,
+                stride=config.action_block,
+                accumulate=config.accumulate,
+            )
         )
-    )
     if model.reward is not None:
         on_stage("reward")
         run.train(
@@ -135,8 +135,8 @@ def train_world_model(
                 latents,
                 store,
                 logs.train_episodes,
-                stride=block,
-                accumulate=parts,
+                stride=config.action_block,
+                accumulate=config.accumulate,
                 seed=config.seed,
             )
         )

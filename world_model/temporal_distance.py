@@ -22,7 +22,7 @@ class DistanceConfig:
     """How the temporal distance is trained.
 
     Attributes:
-        num_steps: optimiser steps.
+        num_steps: optimiser steps; 0 leaves the distance as it is.
         batch_size: transitions a step.
         learning_rate: peak of AdamW's.
         expectile: below .5, shorter ways count more than longer ones: the best of the logged behaviour.

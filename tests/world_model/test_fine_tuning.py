@@ -141,7 +141,7 @@ def test_a_models_own_settings_come_with_a_budget_for_fine_tuning(
     start.save(tmp_path / "model")
     found = dict(text.split("=", 1) for text in overrides_of(tmp_path / "model"))
     assert (found["model.latent_dim"], found["model.predictor"], found["views"]) == ("8", "mlp", '["pixels"]')
-    assert float(found["num_steps"]) == BUDGET["num_steps"] == 0
+    assert float(found["num_steps"]) == BUDGET["num_steps"] == 300
     shipped = dict(text.split("=", 1) for text in overrides_of("reacher"))
     assert (shipped["model.latent_dim"], shipped["action_block"], shipped["proprio"]) == ("16", "1", "false")
     with pytest.raises(ValueError, match="No predictor 'reachr'"):
