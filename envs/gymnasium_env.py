@@ -21,7 +21,7 @@ _MOST_PROPRIO = 1024
 """An observation of more numbers is taken for a picture, not for what a robot feels."""
 
 
-def make_gymnasium(name: str, *, render: bool = True, **options: Any) -> CameraEnv:  # noqa: ANN401
+def make_gymnasium(name: str, *, render: bool = True, **options: Any) -> CameraEnv:  # noqa: ANN401 - passed on
     """Make the environment with that id, which may name a package to import first (`package:Id`).
 
     Its time limit is lifted. Where MuJoCo lies beneath, its own renderer is not used.
@@ -65,7 +65,7 @@ class GymnasiumRobot(RobotEnv):
         options: those of `TaskEnv`.
     """
 
-    def __init__(self, name: str, inner: gymnasium.Env, **options: Any) -> None:  # noqa: ANN401
+    def __init__(self, name: str, inner: gymnasium.Env, **options: Any) -> None:  # noqa: ANN401 - passed on
         """Take over an environment."""
         self.inner = inner
         bare: Any = inner.unwrapped
@@ -225,14 +225,14 @@ class ActionBox:
         if not (np.isfinite(self.low).all() and np.isfinite(self.high).all()):
             raise ValueError(f"the actions of {owner} are {space}; plans need bounds on every number")
 
-    def inner_action(self, command: Float64[np.ndarray, " action"]) -> Any:  # noqa: ANN401
+    def inner_action(self, command: Float64[np.ndarray, " action"]) -> Any:  # noqa: ANN401 - as the env takes it
         """The action as the environment itself wants it."""
         if isinstance(self._space, Discrete):
             return self._space.start + int(np.argmax(command))
         return command.astype(self._space.dtype)
 
 
-def _own_view(bare: Any) -> FreeView:  # noqa: ANN401
+def _own_view(bare: Any) -> FreeView:  # noqa: ANN401 - any env
     """What gymnasium's own renderer shows: the middle of all geoms, as the environment's settings say."""
     camera = mujoco.MjvCamera()
     settings = getattr(getattr(bare, "mujoco_renderer", None), "default_cam_config", None) or {}

@@ -65,12 +65,12 @@ def test_defaults_are_those_of_the_code() -> None:
         for config in (TrainConfig, TokenTrainConfig):
             assert name in {field.name for field in fields(config)}
     assert "300 steps and the predictor for 1,000, at .0003" in TRAINING
-    assert (BUDGET["num_steps"], BUDGET["num_predictor_steps"], BUDGET["learning_rate"]) == (
+    assert (BUDGET["num_steps"], BUDGET["num_predictor_steps"], BUDGET["distance.num_steps"]) == (
         300,
         1000,
-        0.0003,
+        0,
     )
-    assert BUDGET["distance.num_steps"] == 0
+    assert BUDGET["learning_rate"] == BUDGET["distance.learning_rate"] == 0.0003
 
 
 def test_every_kind_of_predictor_and_every_loss_is_named() -> None:
