@@ -85,8 +85,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--model", help="the predictor to begin with (default: the task's shipped one)")
     parser.add_argument(
         "--factors",
-        default="length=1.25:1.25,mass=1.5:1.5",
-        help="what is changed (length=1.25:1.25,mass=1.5:1.5)",
+        default="length=1.25:1.25,mass=6:6",
+        help="what is changed (length=1.25:1.25,mass=6:6)",
     )
     parser.add_argument("--episodes", type=int, default=50, help="logged on the changed robot (50)")
     parser.add_argument("--policy", help="who acts in these logs (default: the task's logging policy)")
