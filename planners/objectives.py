@@ -109,7 +109,7 @@ class Scaled(Term):
 
 
 class Distance(StrEnum):
-    """Distances between latents, over all their dimensions."""
+    """Distances between latents, over all dimensions that are known of the second: those that are not NaN."""
 
     l1 = "l1"
     """Sum of absolute differences."""
@@ -119,7 +119,10 @@ class Distance(StrEnum):
     """1 - cosine similarity."""
 
     def between(self, one: Tensor, other: Tensor) -> Tensor:
-        """Distance over the last dimension."""
+        """Distance over the last dimension; what is NaN in `other` (a goal's proprio, say) does not count."""
+        unknown = other.isnan()
+        if unknown.any():
+            one, other = one.masked_fill(unknown, 0), other.masked_fill(unknown, 0)
         if self is Distance.cosine:
             return 1 - cosine_similarity(one, other, dim=-1)
         difference = one - other
@@ -153,7 +156,7 @@ class GoalDistance(Term):
     """Distance between the imagined latents and the goal's.
 
     Args:
-        distance: "l1", "l2" (the sum of squared differences) or "cosine", over all latent dimensions.
+        distance: "l1", "l2" (the sum of squared differences) or "cosine", over what is known of the goal.
         reduce: "last" step, "sum" over the steps, "discounted" sum, or "closest" and a fifth of the last.
         discount: weight of a step relative to the one before, for "discounted".
 

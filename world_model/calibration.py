@@ -106,7 +106,9 @@ def calibrate(
     else:
         episode = np.searchsorted(store.offsets, rows, side="right") - 1
         states, reached = np.stack([episode, rows / model.action_block], axis=1), _next_to_each_other
-    metadata.reach_threshold, metadata.reach_error_rate = reach_threshold(latents[rows], states, reached, rng)
+    metadata.reach_threshold, metadata.reach_error_rate = reach_threshold(
+        model.shown(latents[rows]), states, reached, rng
+    )
 
 
 @torch.no_grad()

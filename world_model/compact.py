@@ -32,10 +32,12 @@ if TYPE_CHECKING:
 class StateHead(nn.Module):
     """Frozen tokens of a moment in, its latent out.
 
-    Tokens of several cameras lie side by side in the last axis; proprio is taken beside them. Both are
-    standardised by their statistics in the training data (tokens place by place, so that what never changes,
-    the background and the position code, is gone before anything is learned). What is NaN is not known, such
-    as the proprio of a goal image, and counts as usual.
+    Tokens of several cameras lie side by side in the last axis. They are standardised by their statistics in
+    the training data, place by place, so that what never changes, the background and the position code, is
+    gone before anything is learned; tokens that are NaN are not known, and count as usual.
+
+    What the robot feels is not mixed in: standardised, it follows the numbers that say what is shown. Those
+    come from the picture alone, in every frame as in a goal, of which nothing else is known.
     """
 
     token_mean: Tensor
@@ -59,7 +61,7 @@ class StateHead(nn.Module):
         self.reduce = nn.Linear(token_width, dim)
         self.mix = nn.Conv2d(dim, dim, 3, padding=1)
         self.body = nn.Sequential(
-            nn.Linear(grid_size**2 * dim + 2 * proprio_dim, width),
+            nn.Linear(grid_size**2 * dim, width),
             nn.GELU(),
             nn.LayerNorm(width),
             nn.Linear(width, width),
@@ -85,9 +87,10 @@ class StateHead(nn.Module):
 
     @torch.no_grad()
     def fit_scale(self, latents: Float[Tensor, "sample latent"]) -> None:
-        """Shift and scale (all dimensions alike) so that `latents` have mean 0 and a mean variance of 1."""
-        self.latent_mean.add_(latents.mean(dim=0) / self.latent_scale)
-        self.latent_scale.div_(latents.var(dim=0).mean().sqrt().clamp(min=1e-6))
+        """Shift and scale (all dimensions alike) so that what is shown has mean 0 and mean variance 1."""
+        shown = latents[:, : len(self.latent_mean)]
+        self.latent_mean.add_(shown.mean(dim=0) / self.latent_scale)
+        self.latent_scale.div_(shown.var(dim=0).mean().sqrt().clamp(min=1e-6))
 
     def standardise(self, tokens: Float[Tensor, "*batch token dim"]) -> Float[Tensor, "*batch token dim"]:
         """Tokens as deviations from what is usual at their place."""
@@ -98,30 +101,31 @@ class StateHead(nn.Module):
         tokens: Float[Tensor, "*batch token dim"],
         proprio: Float[Tensor, "*batch proprio"] | None = None,
     ) -> Float[Tensor, "*batch latent"]:
-        """Latents of moments."""
+        """Latents of moments: what they show, then what is felt; NaN if that is not known."""
         flat = tokens.reshape(-1, *tokens.shape[-2:])
         reduced = F.gelu(self.reduce(self.standardise(flat).nan_to_num(nan=0.0)))
         grid = reduced.transpose(1, 2).unflatten(2, (self.grid_size, self.grid_size))
         seen = (F.gelu(self.mix(grid)) + grid).flatten(1)
-        if len(self.proprio_mean):
-            seen = torch.cat([seen, self._felt(proprio, seen)], dim=1)
         latents = (self.body(seen) - self.latent_mean) * self.latent_scale
+        if len(self.proprio_mean):
+            latents = torch.cat([latents, self._felt(proprio, latents)], dim=1)
         return latents.reshape(*tokens.shape[:-2], -1)
 
     def _felt(
-        self, proprio: Float[Tensor, "*batch proprio"] | None, seen: Float[Tensor, "sample dim"]
-    ) -> Float[Tensor, "sample two_proprio"]:
-        """Standardised proprio, and which of its numbers are known."""
+        self, proprio: Float[Tensor, "*batch proprio"] | None, shown: Float[Tensor, "sample latent"]
+    ) -> Float[Tensor, "sample proprio"]:
+        """Standardised proprio."""
         if proprio is None:
-            return seen.new_zeros(len(seen), 2 * len(self.proprio_mean))
-        standard = (proprio.reshape(len(seen), -1).to(seen) - self.proprio_mean) * self.proprio_scale
-        return torch.cat([standard.nan_to_num(nan=0.0), (~standard.isnan()).to(seen)], dim=1)
+            return shown.new_full((len(shown), len(self.proprio_mean)), torch.nan)
+        return (proprio.reshape(len(shown), -1).to(shown) - self.proprio_mean) * self.proprio_scale
 
 
 class CompactWorldModel(FamiliarFrames):
     """Frozen encoder, state head, predictor and temporal distance behind the `WorldModel` protocol.
 
-    A latent is of one frame alone; motion is in the differences of consecutive latents.
+    A latent is of one frame alone; motion is in the differences of consecutive latents. With proprio, it is
+    `latent_dim` numbers of what the frame shows, then what the robot feels, which is NaN in a goal's latent:
+    whatever compares a latent with a goal's leaves out what is not known of the goal.
     """
 
     action_middle: Tensor
@@ -135,7 +139,7 @@ class CompactWorldModel(FamiliarFrames):
         action_dim = metadata.action_block * len(metadata.action_low)
         width = len(metadata.views) * encoder.width
         self.head = StateHead(encoder.grid_size, width, config, metadata.proprio_dim)
-        self.predictor = make_predictor(config, action_dim)
+        self.predictor = make_predictor(config, action_dim, metadata.proprio_dim)
         self.distance = make_distance(config)
         self.reward = RewardHead(config) if config.reward_width else None
         low = torch.tensor(metadata.action_low).repeat(metadata.action_block)
@@ -194,6 +198,10 @@ class CompactWorldModel(FamiliarFrames):
         """How often `reached` is wrong on held-out pairs."""
         return self.metadata.reach_error_rate
 
+    def shown(self, latents: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch shown"]:
+        """What latents say of the frame, without what the robot feels."""
+        return latents[..., : self.config.latent_dim]
+
     def normalise_actions(self, actions: Float[Tensor, "*batch action"]) -> Float[Tensor, "*batch action"]:
         """Env units to [-1, 1]."""
         return (actions - self.action_middle) / self.action_half
@@ -207,7 +215,7 @@ class CompactWorldModel(FamiliarFrames):
 
         Args:
             frames: (B, T, H, W, 3) uint8 of any size; of the first view, or of any of `views` by name.
-            proprio: what the robot feels, if the model takes it; a goal's is not known.
+            proprio: what the robot feels, if the model takes it; None where it is not known, as of a goal.
 
         Raises:
             ValueError: none of the views is among the frames, or proprio has another size.
@@ -271,6 +279,11 @@ class CompactWorldModel(FamiliarFrames):
         """The whole context and the normalised actions of every candidate."""
         candidates = actions.shape[1]
         context = context[:, -self.history :]
+        if self.metadata.proprio_dim and context.isnan().any():
+            raise ValueError(
+                f"the model needs {self.metadata.proprio_dim} numbers of proprio with each frame; "
+                'give observation["proprio"]'
+            )
         if context.shape[1] < self.history:
             still = context[:, :1].expand(-1, self.history - context.shape[1], -1)
             context = torch.cat([still, context], dim=1)
@@ -287,7 +300,8 @@ class CompactWorldModel(FamiliarFrames):
         """
         if self.reward is None:
             raise ValueError("the model has learned no rewards; train one with model.reward_width=128")
-        return self.reward(imagined[:, :, 1:], imagined.diff(dim=2)).sum(dim=2)
+        shown = self.shown(imagined)
+        return self.reward(shown[:, :, 1:], shown.diff(dim=2)).sum(dim=2)
 
     def temporal_distance(
         self,
@@ -295,6 +309,7 @@ class CompactWorldModel(FamiliarFrames):
         goal: Float[Tensor, "batch 1 latent"],
     ) -> Float[Tensor, "batch candidate"]:
         """Model steps still to go from the end of each imagined sequence to the goal."""
+        imagined, goal = self.shown(imagined), self.shown(goal)
         latest = imagined[:, :, -1]
         change = latest - imagined[:, :, -2] if imagined.shape[2] > 1 else torch.zeros_like(latest)
         with fast_products(latest.device):
@@ -304,7 +319,7 @@ class CompactWorldModel(FamiliarFrames):
         self, latent: Float[Tensor, "batch latent"], goal: Float[Tensor, "batch latent"]
     ) -> Bool[Tensor, " batch"]:
         """Whether latents are as near to the goal's as held-out pairs inside the task's tolerance are."""
-        return (latent - goal).square().sum(-1) <= self.metadata.reach_threshold
+        return self.shown(latent - goal).square().sum(-1) <= self.metadata.reach_threshold
 
     def save(self, folder: str | Path, *, with_encoder: bool = True) -> None:
         """Write the model into `folder`, its encoder beside it unless it ships with the package.

@@ -6,6 +6,7 @@ change of a latent, and have an output of zero at first: an untrained one imagin
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,8 +22,12 @@ Actions = Float[Tensor, "batch step action"]
 Imagined = Float[Tensor, "batch step latent"]
 
 
-def make_predictor(config: CompactConfig, action_dim: int) -> nn.Module:
-    """The predictor of `config`, or its ensemble of them, for so many numbers of action a model step."""
+def make_predictor(config: CompactConfig, action_dim: int, proprio_dim: int = 0) -> nn.Module:
+    """The predictor of `config`, or its ensemble of them, for so many numbers of action a model step.
+
+    With proprio, so many numbers more follow `config.latent_dim` in each latent.
+    """
+    config = replace(config, latent_dim=config.latent_dim + proprio_dim)
     kinds: dict[PredictorKind, type[nn.Module]] = {
         PredictorKind.mlp: CompactPredictor,
         PredictorKind.gru: GRUPredictor,

@@ -146,10 +146,9 @@ class HeadStage:
             part_in_batch(config.batch_size, config.accumulate, part)
         ]
         share = part_of(len(rows))
-        seen = partly_hidden(
-            self.moments[rows[share]], len(config.views), config.hide_rate, generator, len(rows), share
-        )
-        latents = gathered(head(*seen))
+        tokens, felt = self.moments[rows[share]]
+        tokens = partly_hidden(tokens, len(config.views), config.hide_rate, generator, len(rows), share)
+        latents = gathered(head(tokens, felt))
         losses = window_losses(
             self.model.predictor,
             self.inverse,
@@ -159,14 +158,15 @@ class HeadStage:
             generator,
         )
         read = torch.randperm(rows.size, generator=generator)[: config.token_frames // config.accumulate]
-        told = self.reader(latents.flatten(0, 1)[read])
+        told = self.reader(self.model.shown(latents).flatten(0, 1)[read])
         there = head.standardise(self.moments[rows.reshape(-1)[read.numpy()]][0])
         losses["tokens"] = config.token_weight * F.mse_loss(told, self.reader.targets(there))
         if self.varied is not None and len(self.varied_rows) and config.look_weight > 0:
             chosen = rng.choice(self.varied_rows, config.look_frames)
             chosen = chosen[part_in_batch(config.look_frames, config.accumulate, part)]
             chosen = chosen[part_of(len(chosen))]
-            plain, other = head(*joined(self.moments[chosen], self.varied[chosen])).chunk(2)
+            both = head(*joined(self.moments[chosen], self.varied[chosen]))
+            plain, other = self.model.shown(both).chunk(2)
             plain, other = gathered(plain.detach()), gathered(other)
             losses["look"] = config.look_weight * F.mse_loss(other, plain) / plain.var(dim=0).mean()
         return losses
@@ -185,10 +185,12 @@ def window_losses(
     Source of the contrast: CPC, arXiv:1807.03748, here with squared distances for similarity. A squared
     rollout error with SIGReg instead resolves a reacher's wrist 20 times worse: harmonics of the shoulder
     alone fill the latent. Source of variance, covariance and similarity: VICReg, arXiv:2105.04906, as PLDM,
-    arXiv:2502.14819, uses them.
+    arXiv:2502.14819, uses them. What is felt, which follows in `latents` what is shown, helps to predict; the
+    losses are of what is shown.
     """
     history = config.model.history
     imagined = predictor(latents[:, :history], actions[:, history - 1 : -1]).float()
+    latents, imagined = (each[..., : config.model.latent_dim] for each in (latents, imagined))
     future = latents[:, history:].float()
     losses: dict[str, Tensor] = {}
     if config.contrast_weight > 0:
@@ -241,7 +243,7 @@ def look_stage(
             known.append(all_latents(teacher, moments))
         targets = known[0][torch.from_numpy(np.concatenate([plain, other]))]
         latents = head(*joined(moments[plain], varied[other]))
-        return {"look_stage": 2 * F.mse_loss(latents, targets)}
+        return {"look_stage": 2 * F.mse_loss(model.shown(latents), model.shown(targets))}
 
     return Stage(
         "looks",

@@ -47,6 +47,7 @@ class LoggedLatents:
         views = [cached_latents(model.encoder, store, view, progress=told) for view in model.metadata.views]
         self._tokens = views[0]
         self._known: Tensor | None = None
+        self._num_shown = model.config.latent_dim if isinstance(model, CompactWorldModel) else None
         if isinstance(model, CompactWorldModel):
             moments = Moments(views, store.read("proprio").astype(np.float32) if felt else None)
             with torch.no_grad():
@@ -63,6 +64,13 @@ class LoggedLatents:
         if self._known is not None:
             return self._known[torch.from_numpy(rows)]
         return normed(torch.from_numpy(self._tokens[rows]).float())
+
+    def as_goals(self, rows: Int[np.ndarray, "*chosen"]) -> Float[Tensor, "..."]:
+        """Read rows as goals: what the robot felt is not known (NaN)."""
+        latents = self[rows]
+        if self._num_shown is not None:
+            latents[..., self._num_shown :] = torch.nan
+        return latents
 
 
 def latent_fingerprint(model: TrainedModel) -> str:

@@ -60,19 +60,18 @@ def joined(first: Moment, second: Moment) -> Moment:
 
 
 def partly_hidden(
-    moment: Moment,
+    tokens: Float[Tensor, "window step token dim"],
     num_views: int,
     rate: float,
     generator: torch.Generator,
     batch_size: int | None = None,
     share: slice = slice(None),
-) -> Moment:
-    """Hide (NaN) proprio and all cameras but one of some windows of a batch, each with probability `rate`.
+) -> Float[Tensor, "window step token dim"]:
+    """Hide (NaN) all cameras but one of some windows of a batch, each with probability `rate`.
 
-    A goal is often an image of one camera, and always without proprio: the latent must do without the rest.
+    A goal is often an image of one camera: the latent must do without the others.
     Given only a share of a batch of `batch_size`, it hides what it would hide in the whole.
     """
-    tokens, proprio = moment
     whole = len(tokens) if batch_size is None else batch_size
     lead = (len(tokens), *[1] * (tokens.ndim - 1))
     if num_views > 1:
@@ -81,7 +80,4 @@ def partly_hidden(
         owner = torch.arange(num_views).repeat_interleave(tokens.shape[-1] // num_views)
         hidden = hide.view(lead) & (owner != kept.view(lead))
         tokens = tokens.masked_fill(hidden, torch.nan)
-    if proprio is not None:
-        hide = (torch.rand(whole, generator=generator) < rate)[share]
-        proprio = proprio.masked_fill(hide.view(len(tokens), *[1] * (proprio.ndim - 1)), torch.nan)
-    return tokens, proprio
+    return tokens

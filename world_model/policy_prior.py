@@ -118,7 +118,10 @@ class PolicyPrior(nn.Module):
             context = torch.cat([*[context[:, :1]] * missing, context], dim=1)
         latest = self._seen(context[:, -1])
         changes = [self._seen(context[:, i + 1]) - self._seen(context[:, i]) for i in range(self.history - 1)]
-        told = [latest, *(4 * change for change in changes), self._seen(goal) - latest]
+        ahead = (self._seen(goal) - latest).nan_to_num(
+            nan=0.0
+        )  # what is not known of a goal counts as reached
+        told = [latest, *(4 * change for change in changes), ahead]
         mean, spread = self.body(torch.cat(told, dim=1)).chunk(2, dim=1)
         std = _LEAST_STD + F.softplus(spread)
         return self.action_middle + self.action_half * torch.tanh(mean), self.action_half * std
@@ -171,7 +174,7 @@ def train_prior(
 
     def loss_of(rng: np.random.Generator, count: int) -> Tensor:
         rows, goals = samples.draw(rng, count)
-        return _surprisal(prior, latents[rows], latents[goals], taken[rows[:, -1]]).mean()
+        return _surprisal(prior, latents[rows], latents.as_goals(goals), taken[rows[:, -1]]).mean()
 
     fit_beside(prior, loss_of, out, config, settings, resume=resume, progress=progress)
     rows, goals = held.draw(np.random.default_rng([config.seed, 3]), 2000)
@@ -180,7 +183,7 @@ def train_prior(
         "history": model.history,
         "action_dim": taken.shape[1],
     }
-    cloned = {"explained": _explained(prior, latents[rows], latents[goals], taken[rows[:, -1]])}
+    cloned = {"explained": _explained(prior, latents[rows], latents.as_goals(goals), taken[rows[:, -1]])}
     save_beside(prior, out, config, settings, **shape, held_out=cloned)
     return prior
 

@@ -112,14 +112,14 @@ def train_world_model(
     on_stage("longer rollouts")
     if not run.begun("rollouts") and start is None:
         torch.manual_seed(config.seed)
-        model.predictor = make_predictor(config.model, logs.actions.shape[1])
+        model.predictor = make_predictor(config.model, logs.actions.shape[1], metadata.proprio_dim)
     run.train(rollout_stage(logs, model, latents))
     if config.distance.num_steps:
         on_stage("temporal distance")
         run.train(
             distance_stage(
                 model.distance,
-                latents,
+                model.shown(latents),
                 store,
                 logs.train_episodes,
                 config.distance,
@@ -132,7 +132,7 @@ def train_world_model(
         run.train(
             reward_stage(
                 model.reward,
-                latents,
+                model.shown(latents),
                 store,
                 logs.train_episodes,
                 stride=config.action_block,

@@ -42,9 +42,8 @@ class TrainConfig(OptimiserConfig):
         judge_every: steps of the second stage from one open-loop error on held-out episodes to the next, ...
         patience: ... so many of which without a better one end the stage; 0 never ends it early.
         views: image columns that the model sees, of one camera each; the first is the one that goals show.
-        proprio: whether the model takes the column `proprio`, too.
-        hide_rate: fraction of windows seen without proprio, or by one camera only, so that the model can do
-            without.
+        proprio: whether the model takes the column `proprio`, too; what is felt follows what is shown.
+        hide_rate: fraction of windows seen by one camera only, so that the model can do with one.
         held_out: fraction of episodes kept for validation.
     """
 

@@ -14,6 +14,7 @@ from jaxtyping import Float, Float64, UInt8
 from torch import Tensor
 
 from wm_plan.planners import MPC
+from wm_plan.planners.objectives import Distance
 
 from .configuration import compose
 from .controller import make_controller
@@ -386,7 +387,7 @@ class _Judge:
         self._goal_latent = controller.goal_latent[:, -1]
 
     def __call__(self, state: State, latent: Float[Tensor, "1 dim"]) -> _Verdict:
-        cost = float((latent - self._goal_latent).square().sum())
+        cost = float(Distance.l2.between(latent, self._goal_latent))
         if self._goal_state is None:
             reached = bool(self._model.reached(latent, self._goal_latent)[0])
             return _Verdict(reached, reached, cost, float("nan"))
