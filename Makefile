@@ -41,6 +41,7 @@ logs.push_t    := push_t varied_push_t
 logs.pusher    := pusher varied_pusher
 logs.cube_push := cube_push varied_cube_push
 settings.two_room := distance.num_steps=15000
+settings.cartpole := proprio=true
 
 logs_of = $(or $(logs.$(1)),varied_$(1))
 manifests = $(1:%=$(DATA)/%/manifest.json)
