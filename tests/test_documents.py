@@ -31,6 +31,7 @@ GOALS = {
     "point_mass": "-0.18,0.15",
     "two_room": "-0.3,-0.2",
     "cube_reach": "0.6,0.3,1.2",
+    "cartpole": "0.3,0.4",
 }
 
 
