@@ -88,10 +88,11 @@ PLANNERS := icem mppi ps gradient
 SURE_TASKS := point_mass two_room
 SHIPPED := $(filter $(notdir $(wildcard world_model/weights/predictors/*)),$(TASKS))
 comma := ,
-# The RL baselines that ship take part, too.
-of_rl = $(if $(wildcard planners/weights/rl_$*$(1)),$(comma)rl$(1))
-POLICIES = planner,gcbc,physics$(call of_rl,)$(call of_rl,_latent),random,hold
-PIECES := $(SHIPPED:%=results-%) $(SURE_TASKS:%=results-sure-%) $(PLANNERS:%=results-planner-%) \
+POLICIES := planner,gcbc,physics,random,hold
+# The RL baselines that ship, from state and from latents.
+SHIPPED_RL := $(patsubst planners/weights/rl_%,%,$(filter-out %_latent,$(wildcard planners/weights/rl_*)))
+of_rl = rl$(if $(wildcard planners/weights/rl_$*_latent),$(comma)rl_latent)
+PIECES := $(SHIPPED:%=results-%) $(SHIPPED_RL:%=results-rl-%) $(SURE_TASKS:%=results-sure-%) $(PLANNERS:%=results-planner-%) \
   $(ROBUST_TASKS:%=results-robust-%) results-goal-look
 EVAL = mkdir -p $(RESULTS) && $(BIN)/wm-eval --seed $(SEED) --out $(RUNS)/$@ --overwrite --quiet --json
 KEEP = > $(RUNS)/$@.json && mv $(RUNS)/$@.json $(RESULTS)
@@ -108,6 +109,9 @@ $(PIECES): | $(RUNS)
 
 $(SHIPPED:%=results-%): results-%:
 	$(EVAL) --env $* --protocol near,far --policy $(POLICIES) --episodes $(EPISODES) $(KEEP)/$*.json
+
+$(SHIPPED_RL:%=results-rl-%): results-rl-%:
+	$(EVAL) --env $* --protocol near,far --policy $(of_rl) --episodes $(EPISODES) $(KEEP)/$*_rl.json
 
 $(SURE_TASKS:%=results-sure-%): results-sure-%:
 	$(EVAL) --env $* --protocol near,far --policy planner --episodes 300 $(KEEP)/$*_sure.json
