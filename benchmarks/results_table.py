@@ -56,7 +56,7 @@ Result = dict[str, Any]
 
 
 def short_table(results: list[Result]) -> str:
-    """The README's markdown: one line a task and kind of goals, whoever was measured side by side.
+    """The README's markdown: one line a task and kind of goals, of tasks that the planner was measured on.
 
     Of a policy that was measured twice, the row of more episodes counts.
 
@@ -72,7 +72,7 @@ def short_table(results: list[Result]) -> str:
         f"| task | goals, env steps | {' | '.join(SHORT[policy] for policy in policies)} |",
         f"|---|---|{'---:|' * len(policies)}",
     ]
-    for env in sorted({row["env"] for row in rows}, key=task_place):
+    for env in sorted({row["env"] for row in rows if row["policy"] == "planner"}, key=task_place):
         for protocol in PROTOCOLS:
             found = [cells.get((env, protocol, policy)) for policy in policies]
             budgets = {row["budget"] for row in found if row is not None}
