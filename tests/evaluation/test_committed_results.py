@@ -15,10 +15,11 @@ EPISODES = 8
 
 @pytest.mark.slow
 def test_a_few_of_the_committed_trials_come_out_as_the_committed_rows_say(tmp_path: Path) -> None:
-    committed = json.loads((RESULTS / "reacher.json").read_text())
+    committed, rl = (json.loads((RESULTS / f"{name}.json").read_text()) for name in ("reacher", "reacher_rl"))
+    assert rl["seed"] == committed["seed"]
     rows = {
         (row["protocol"], row["policy"]): row
-        for row in committed["rows"]
+        for row in [*committed["rows"], *rl["rows"]]
         if row["policy"] in ("planner", "rl", "random")
     }
     argv = [
