@@ -64,6 +64,8 @@ def short_table(results: list[Result]) -> str:
         ValueError: there is no row.
     """
     rows = [row for row in plain_rows(results) if stands_for(row)]
+    planned = {row["env"] for row in rows if row["policy"] == "planner"}
+    rows = [row for row in rows if row["env"] in planned]
     if not rows:
         raise ValueError("no results were found; make some with: make results")
     cells = {(row["env"], row["protocol"], row["policy"]): row for row in rows}
@@ -72,7 +74,7 @@ def short_table(results: list[Result]) -> str:
         f"| task | goals, env steps | {' | '.join(SHORT[policy] for policy in policies)} |",
         f"|---|---|{'---:|' * len(policies)}",
     ]
-    for env in sorted({row["env"] for row in rows if row["policy"] == "planner"}, key=task_place):
+    for env in sorted(planned, key=task_place):
         for protocol in PROTOCOLS:
             found = [cells.get((env, protocol, policy)) for policy in policies]
             budgets = {row["budget"] for row in found if row is not None}

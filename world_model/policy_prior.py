@@ -118,9 +118,8 @@ class PolicyPrior(nn.Module):
             context = torch.cat([*[context[:, :1]] * missing, context], dim=1)
         latest = self._seen(context[:, -1])
         changes = [self._seen(context[:, i + 1]) - self._seen(context[:, i]) for i in range(self.history - 1)]
-        ahead = (self._seen(goal) - latest).nan_to_num(
-            nan=0.0
-        )  # what is not known of a goal counts as reached
+        # What is not known of a goal counts as reached.
+        ahead = (self._seen(goal) - latest).nan_to_num(nan=0.0)
         told = [latest, *(4 * change for change in changes), ahead]
         mean, spread = self.body(torch.cat(told, dim=1)).chunk(2, dim=1)
         std = _LEAST_STD + F.softplus(spread)
