@@ -29,6 +29,36 @@ if TYPE_CHECKING:
     from .token_model import TokenWorldModel
 
 
+class Keypoints(nn.Module):
+    """Where in the frame learned things are: the mean places of maps that each sum to 1.
+
+    What moves evenly in the frame moves evenly in the latent, so that a distance of latents is one of places,
+    a turn is the way of two points, and what follows a push is a simple function of it. Numbers that any
+    function gives bend: the turn of a T is in them, but not to a small predictor.
+
+    Source: Finn et al., Deep Spatial Autoencoders, arXiv:1509.06113.
+    """
+
+    places: Tensor
+
+    def __init__(self, grid_size: int, dim: int, number: int) -> None:
+        """Build for a grid of `dim` channels."""
+        super().__init__()
+        self.grid_size = grid_size
+        self.mix = nn.Conv2d(dim, dim, 3, padding=1)
+        self.maps = nn.Conv2d(dim, number, 1)
+        self.log_scale = nn.Parameter(torch.ones(()))
+        steps = torch.linspace(-1, 1, grid_size)
+        self.register_buffer("places", torch.cartesian_prod(steps, steps).flip(1), persistent=False)
+
+    def forward(self, grid: Float[Tensor, "sample dim_row_column"]) -> Float[Tensor, "sample number"]:
+        """Places (x, y) side by side."""
+        grid = grid.unflatten(1, (-1, self.grid_size, self.grid_size))
+        seen = F.gelu(self.mix(grid)) + grid
+        shares = self.maps(seen).flatten(2).softmax(dim=-1)
+        return (shares @ self.places).flatten(1) * self.log_scale.exp()
+
+
 class StateHead(nn.Module):
     """Frozen tokens of a moment in, its latent out.
 
@@ -46,6 +76,7 @@ class StateHead(nn.Module):
     proprio_scale: Tensor
     latent_mean: Tensor
     latent_scale: Tensor
+    latent_axes: Tensor | None
 
     def __init__(self, grid_size: int, token_width: int, config: CompactConfig, proprio_dim: int = 0) -> None:
         """Build for `grid_size ** 2` tokens of `token_width` and `proprio_dim` further numbers."""
@@ -55,11 +86,17 @@ class StateHead(nn.Module):
         self.register_buffer("proprio_scale", torch.ones(proprio_dim))
         self.register_buffer("token_mean", torch.zeros(grid_size**2, token_width))
         self.register_buffer("token_scale", torch.ones(token_width))
-        self.register_buffer("latent_mean", torch.zeros(config.latent_dim))
+        self.coordinates = 2 * config.keypoints or config.latent_dim
+        self.register_buffer("latent_mean", torch.zeros(self.coordinates))
         self.register_buffer("latent_scale", torch.ones(()))
+        axes = torch.eye(self.coordinates, config.latent_dim) if config.keypoints else None
+        self.register_buffer("latent_axes", axes)
         dim, width = config.token_dim, config.head_width
         self.reduce = nn.Linear(token_width, dim)
         self.mix = nn.Conv2d(dim, dim, 3, padding=1)
+        if config.keypoints:
+            self.body: nn.Module = Keypoints(grid_size, dim, config.keypoints)
+            return
         self.body = nn.Sequential(
             nn.Linear(grid_size**2 * dim, width),
             nn.GELU(),
@@ -87,8 +124,20 @@ class StateHead(nn.Module):
 
     @torch.no_grad()
     def fit_scale(self, latents: Float[Tensor, "sample latent"]) -> None:
-        """Shift and scale (all dimensions alike) so that what is shown has mean 0 and mean variance 1."""
-        shown = latents[:, : len(self.latent_mean)]
+        """Shift and scale so that what is shown has mean 0 and mean variance 1.
+
+        All dimensions alike; of keypoints' coordinates the leading principal axes are taken first.
+
+        Args:
+            latents: of all rows, `raw`.
+        """
+        shown = latents[:, : self.coordinates]
+        if self.latent_axes is not None:
+            self.latent_mean.copy_(shown.mean(dim=0))
+            values, axes = torch.linalg.eigh(torch.cov(shown.T))
+            kept = slice(-self.latent_axes.shape[1], None)
+            self.latent_axes.copy_(axes[:, kept].flip(1) / values[kept].mean().sqrt())
+            return
         self.latent_mean.add_(shown.mean(dim=0) / self.latent_scale)
         self.latent_scale.div_(shown.var(dim=0).mean().sqrt().clamp(min=1e-6))
 
@@ -102,11 +151,25 @@ class StateHead(nn.Module):
         proprio: Float[Tensor, "*batch proprio"] | None = None,
     ) -> Float[Tensor, "*batch latent"]:
         """Latents of moments: what they show, then what is felt; NaN if that is not known."""
+        raw = self.raw(tokens, proprio)
+        if self.latent_axes is None:
+            return raw
+        shown, felt = raw.split([self.coordinates, len(self.proprio_mean)], dim=-1)
+        return torch.cat([(shown - self.latent_mean) @ self.latent_axes, felt], dim=-1)
+
+    def raw(
+        self,
+        tokens: Float[Tensor, "*batch token dim"],
+        proprio: Float[Tensor, "*batch proprio"] | None = None,
+    ) -> Float[Tensor, "*batch number"]:
+        """Coordinates of keypoints in place of what latents keep of them; without keypoints, latents."""
         flat = tokens.reshape(-1, *tokens.shape[-2:])
         reduced = F.gelu(self.reduce(self.standardise(flat).nan_to_num(nan=0.0)))
         grid = reduced.transpose(1, 2).unflatten(2, (self.grid_size, self.grid_size))
         seen = (F.gelu(self.mix(grid)) + grid).flatten(1)
-        latents = (self.body(seen) - self.latent_mean) * self.latent_scale
+        latents = self.body(seen)
+        if self.latent_axes is None:
+            latents = (latents - self.latent_mean) * self.latent_scale
         if len(self.proprio_mean):
             latents = torch.cat([latents, self._felt(proprio, latents)], dim=1)
         return latents.reshape(*tokens.shape[:-2], -1)

@@ -12,6 +12,8 @@ class PredictorKind(StrEnum):
 
     mlp = "mlp"
     """A residual MLP of the last few latents: the quickest."""
+    gated = "gated"
+    """The same, of gated layers, which multiply: for pushes, whose outcome is a product of place and turn."""
     gru = "gru"
     """Gated recurrent units, begun from the last few latents."""
     transformer = "transformer"
@@ -33,6 +35,8 @@ class CompactConfig:
 
     Attributes:
         latent_dim: numbers a latent.
+        keypoints: if any, the head finds so many places in the frame, and the latent keeps the leading
+            principal axes of their coordinates; see `compact.Keypoints`.
         token_dim: channels that the state head keeps of a token.
         head_width: hidden width of the state head.
         history: latents that the predictor sees; 2 give velocity, 3 average its noise.
@@ -48,6 +52,7 @@ class CompactConfig:
     """
 
     latent_dim: int = 16
+    keypoints: int = 0
     token_dim: int = 32
     head_width: int = 512
     history: int = 3
@@ -80,9 +85,14 @@ class CompactConfig:
     def __post_init__(self) -> None:
         """Refuse sizes below 1."""
         for name, value in asdict(self).items():
-            least = 0 if name == "reward_width" else 1
+            least = 0 if name in ("keypoints", "reward_width") else 1
             if not isinstance(value, str) and value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
+        if 0 < 2 * self.keypoints < self.latent_dim:
+            raise ValueError(
+                f"{self.keypoints} keypoints have {2 * self.keypoints} coordinates, fewer than latent_dim "
+                f"{self.latent_dim}; give more keypoints, or a smaller latent_dim"
+            )
         if self.predictor is PredictorKind.transformer and self.predictor_width % self.predictor_heads:
             raise ValueError(
                 f"predictor_width {self.predictor_width} cannot be shared by predictor_heads "

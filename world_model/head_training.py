@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from .compact import CompactConfig, CompactWorldModel, StateHead
+from .compact_predictors import make_predictor
 from .distributed import gathered, part_of
 from .losses import curvature, sigreg, vicreg
 from .moments import Moments, joined, partly_hidden
@@ -102,9 +104,13 @@ class HeadStage:
         self.logs, self.model, self.moments = logs, model, moments
         self.varied, self.varied_rows = varied, varied_rows
         config, encoder = logs.config, logs.encoder
-        self.inverse = InverseDynamics(config.model, logs.actions.shape[1])
+        self.predictor, sizes = model.predictor, config.model
+        if sizes.keypoints:  # all coordinates are trained here; what latents keep of them is not known yet
+            sizes = replace(sizes, latent_dim=2 * sizes.keypoints)
+            self.predictor = make_predictor(sizes, logs.actions.shape[1], model.metadata.proprio_dim)
+        self.inverse = InverseDynamics(sizes, logs.actions.shape[1])
         self.reader = FrameReader(
-            config.model, encoder.grid_size**2, len(config.views) * encoder.width, config.token_axes
+            sizes, encoder.grid_size**2, len(config.views) * encoder.width, config.token_axes
         )
         self.windows = logs.windows(config.rollout_steps)
 
@@ -118,12 +124,12 @@ class HeadStage:
             tokens, _ = self.moments[self.logs.some_rows(FITTED_FRAMES)]
             self.reader.fit(model.head.standardise(tokens))
         modules = {
-            "head": model.head, "predictor": model.predictor, "inverse": self.inverse, "reader": self.reader
+            "head": model.head, "predictor": self.predictor, "inverse": self.inverse, "reader": self.reader
         }  # fmt: skip
 
         def fit_scale() -> None:
             if not keep_scale:
-                model.head.fit_scale(all_latents(model.head, self.moments))
+                model.head.fit_scale(all_raw(model.head, self.moments))
 
         return Stage(
             "head",
@@ -148,9 +154,9 @@ class HeadStage:
         share = part_of(len(rows))
         tokens, felt = self.moments[rows[share]]
         tokens = partly_hidden(tokens, len(config.views), config.hide_rate, generator, len(rows), share)
-        latents = gathered(head(tokens, felt))
+        latents = gathered(head.raw(tokens, felt))
         losses = window_losses(
-            self.model.predictor,
+            self.predictor,
             self.inverse,
             latents,
             self.model.normalise_actions(self.logs.actions[torch.from_numpy(rows)]),
@@ -158,15 +164,15 @@ class HeadStage:
             generator,
         )
         read = torch.randperm(rows.size, generator=generator)[: config.token_frames // config.accumulate]
-        told = self.reader(self.model.shown(latents).flatten(0, 1)[read])
+        told = self.reader(latents[..., : head.coordinates].flatten(0, 1)[read])
         there = head.standardise(self.moments[rows.reshape(-1)[read.numpy()]][0])
         losses["tokens"] = config.token_weight * F.mse_loss(told, self.reader.targets(there))
         if self.varied is not None and len(self.varied_rows) and config.look_weight > 0:
             chosen = rng.choice(self.varied_rows, config.look_frames)
             chosen = chosen[part_in_batch(config.look_frames, config.accumulate, part)]
             chosen = chosen[part_of(len(chosen))]
-            both = head(*joined(self.moments[chosen], self.varied[chosen]))
-            plain, other = self.model.shown(both).chunk(2)
+            both = head.raw(*joined(self.moments[chosen], self.varied[chosen]))
+            plain, other = both[:, : head.coordinates].chunk(2)
             plain, other = gathered(plain.detach()), gathered(other)
             losses["look"] = config.look_weight * F.mse_loss(other, plain) / plain.var(dim=0).mean()
         return losses
@@ -190,7 +196,8 @@ def window_losses(
     """
     history = config.model.history
     imagined = predictor(latents[:, :history], actions[:, history - 1 : -1]).float()
-    latents, imagined = (each[..., : config.model.latent_dim] for each in (latents, imagined))
+    shown = 2 * config.model.keypoints or config.model.latent_dim
+    latents, imagined = (each[..., :shown] for each in (latents, imagined))
     future = latents[:, history:].float()
     losses: dict[str, Tensor] = {}
     if config.contrast_weight > 0:
@@ -256,6 +263,12 @@ def look_stage(
         log_every=config.log_every,
         kept={"teacher": teacher},
     )
+
+
+@torch.no_grad()
+def all_raw(head: StateHead, moments: Moments) -> Float[Tensor, "row number"]:
+    """What latents of every row are made of."""
+    return torch.cat([head.raw(*block) for block in moments.blocks()])
 
 
 @torch.no_grad()

@@ -23,10 +23,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from .calibration import Reached, calibrate, calibrate_surprise, fit_familiarity
 from .compact import CompactWorldModel
-from .compact_predictors import make_predictor
+from .compact_predictors import fit_scale, make_predictor
 from .distributed import num_ranks, process_group, rank
 from .encoder import Encoder
 from .fine_tuning import begin_with, check_start, weights_fingerprint
@@ -111,8 +112,7 @@ def train_world_model(
     model.latent_variance.copy_(latents.var(dim=0).sum())
     on_stage("longer rollouts")
     if not run.begun("rollouts") and start is None:
-        torch.manual_seed(config.seed)
-        model.predictor = make_predictor(config.model, logs.actions.shape[1], metadata.proprio_dim)
+        _begin_predictor(model, logs, latents)
     run.train(rollout_stage(logs, model, latents))
     if config.distance.num_steps:
         on_stage("temporal distance")
@@ -163,3 +163,10 @@ def train_world_model(
 def _fit_normaliser(model: CompactWorldModel, logs: TrainingLogs, moments: Moments) -> None:
     """Give the head the statistics of some rows of training episodes."""
     model.head.fit_normaliser(*moments[logs.some_rows(FITTED_FRAMES)])
+
+
+def _begin_predictor(model: CompactWorldModel, logs: TrainingLogs, latents: Tensor) -> None:
+    """Give the model a predictor that has learned nothing but how much latents vary."""
+    torch.manual_seed(logs.config.seed)
+    model.predictor = make_predictor(logs.config.model, logs.actions.shape[1], model.metadata.proprio_dim)
+    fit_scale(model.predictor, latents)

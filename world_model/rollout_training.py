@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .calibration import open_loop_error
 from .compact import CompactWorldModel
+from .compact_predictors import scale_of
 from .distributed import part_of
 from .ensemble import EnsemblePredictor
 from .stages import Stage, part_in_batch
@@ -34,7 +35,8 @@ def rollout_stage(
         predictor = model.predictor
         imagine = predictor.shared_out if isinstance(predictor, EnsemblePredictor) else predictor
         imagined = imagine(latents[rows[:, :history]], actions)
-        return {"long_rollout": (imagined - latents[rows[:, history:]]).square().sum(-1).mean()}
+        error = (imagined - latents[rows[:, history:]]) / scale_of(predictor)
+        return {"long_rollout": error.square().sum(-1).mean()}
 
     def held_out_error() -> float:
         return open_loop_error(model, latents, logs.actions, logs.store, logs.held_episodes)[-1]

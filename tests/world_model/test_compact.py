@@ -12,6 +12,7 @@ from tests.dot_world import RECIPE, draw_dots, make_encoder
 from wm_plan.world_model.compact import (
     CompactConfig,
     CompactWorldModel,
+    Keypoints,
     StateHead,
     load_model,
 )
@@ -90,6 +91,45 @@ def test_scaled_latents_have_mean_zero_and_unit_variance_on_average() -> None:
     assert after.var(0).mean().item() == pytest.approx(1.0, rel=1e-3)
     ratio = (after - after.mean(0)) / (before - before.mean(0))
     torch.testing.assert_close(ratio, ratio[0, 0].expand_as(ratio), rtol=1e-2, atol=1e-2)
+
+
+def test_keypoints_move_as_evenly_as_what_they_see() -> None:
+    torch.manual_seed(0)
+    keypoints = Keypoints(9, 1, 2)
+    with torch.no_grad():
+        for parameter in (keypoints.mix.weight, keypoints.mix.bias, keypoints.maps.bias):
+            parameter.zero_()
+        keypoints.maps.weight.copy_(torch.tensor([20.0, 0.0]).view(2, 1, 1, 1))
+        keypoints.log_scale.zero_()
+    places = []
+    for step in range(5):
+        grid = torch.zeros(1, 1, 9, 9)
+        grid[0, 0, 2, 2 + step] = 1.0  # row 2, one column further each time
+        places.append(keypoints(grid.flatten(1)).detach())
+    found = torch.cat(places)
+    torch.testing.assert_close(found[:, 0], torch.linspace(-0.5, 0.5, 5), atol=1e-4, rtol=0)
+    torch.testing.assert_close(found[:, 1], torch.full((5,), -0.5), atol=1e-4, rtol=0)
+    torch.testing.assert_close(found[:, 2:], torch.zeros(5, 2), atol=1e-6, rtol=0)  # a map that sees nothing
+
+
+def test_latents_of_keypoints_keep_the_principal_axes_of_their_coordinates() -> None:
+    head = StateHead(2, 3, CompactConfig(**{**SIZES, "latent_dim": 3, "keypoints": 4}))
+    tokens = random(500, 4, 3)
+    with torch.no_grad():
+        raw = head.raw(tokens)
+        assert raw.shape == (500, 8)
+        head.fit_scale(raw)
+        latents = head(tokens)
+    torch.testing.assert_close(latents.mean(0), torch.zeros(3), atol=1e-4, rtol=0)
+    assert latents.var(0).mean().item() == pytest.approx(1.0, rel=1e-3)
+    spread = torch.linalg.svdvals(raw - raw.mean(0))[:3]
+    torch.testing.assert_close(latents.std(0) / latents[:, 0].std(), spread / spread[0], rtol=1e-3, atol=1e-3)
+    assert torch.cov(latents.T).fill_diagonal_(0).abs().max() < 1e-3
+
+
+def test_too_few_keypoints_are_refused() -> None:
+    with pytest.raises(ValueError, match="3 keypoints have 6 coordinates, fewer than latent_dim 16"):
+        CompactConfig(keypoints=3)
 
 
 def test_a_latent_is_of_one_frame_alone_at_any_size() -> None:

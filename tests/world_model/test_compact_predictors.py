@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from wm_plan.world_model.compact_config import CompactConfig, PredictorKind
-from wm_plan.world_model.compact_predictors import TransformerPredictor, make_predictor
+from wm_plan.world_model.compact_predictors import TransformerPredictor, fit_scale, make_predictor, scale_of
 
 KINDS = pytest.mark.parametrize("kind", list(PredictorKind))
 
@@ -131,5 +131,46 @@ def test_the_heads_share_the_width() -> None:
     with pytest.raises(ValueError, match="predictor_width 30 cannot be shared by predictor_heads 4"):
         CompactConfig(predictor=PredictorKind.transformer, predictor_width=30)
     CompactConfig(predictor_width=30)  # an MLP has no heads
-    with pytest.raises(ValueError, match="must be one of mlp, gru, transformer, got 'lstm'"):
+    with pytest.raises(ValueError, match="must be one of mlp, gated, gru, transformer, got 'lstm'"):
         CompactConfig.of_json({"predictor": "lstm"})
+
+
+def test_to_a_gated_one_numbers_of_any_size_are_alike() -> None:
+    config = CompactConfig(
+        latent_dim=4, history=2, predictor=PredictorKind.gated, predictor_width=16, ensemble=2
+    )
+    torch.manual_seed(0)
+    predictor = make_predictor(config, action_dim=2)
+    with torch.no_grad():
+        for parameter in predictor.parameters():
+            parameter.normal_(std=0.2)
+        context, actions, sizes = random(3, 2, 4), random(3, 5, 2), torch.tensor([10.0, 1.0, 0.1, 0.01])
+        imagined = predictor(context, actions)
+        fit_scale(predictor, random(4000, 4, seed=1) * sizes)
+        torch.testing.assert_close(scale_of(predictor), sizes, rtol=0.05, atol=0)
+        sizes = scale_of(predictor)
+        torch.testing.assert_close(predictor(context * sizes, actions), imagined * sizes)
+    assert scale_of(make(PredictorKind.mlp)) == 1
+
+
+def test_gated_layers_learn_a_product_that_others_do_not() -> None:
+    """An angle that turns by a push times a lever: both are numbers of the latent and the action."""
+
+    def error(kind: PredictorKind) -> float:
+        torch.manual_seed(0)
+        config = CompactConfig(latent_dim=3, history=1, predictor=kind, predictor_width=32, predictor_depth=1)
+        predictor = make_predictor(config, action_dim=1)
+        optimiser = torch.optim.Adam(predictor.parameters(), 3e-3)
+        generator = torch.Generator().manual_seed(1)
+        for _ in range(600):
+            latent = torch.randn(256, 1, 3, generator=generator)
+            push = torch.randn(256, 1, 1, generator=generator)
+            turned = latent.clone()
+            turned[..., 2:] += push * latent[..., :1] * latent[..., 1:2]
+            loss = F.mse_loss(predictor(latent, push), turned)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+        return loss.item()
+
+    assert error(PredictorKind.gated) < 0.5 * error(PredictorKind.mlp)

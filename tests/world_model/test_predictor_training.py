@@ -13,7 +13,7 @@ from tests.dot_world import RECIPE, draw_dots, make_encoder, make_episode, write
 from tests.processes import in_two_processes
 from wm_plan.world_model.compact import load_model
 from wm_plan.world_model.compact_config import CompactConfig, PredictorKind
-from wm_plan.world_model.compact_predictors import make_predictor
+from wm_plan.world_model.compact_predictors import make_predictor, scale_of
 from wm_plan.world_model.head_training import InverseDynamics, window_losses
 from wm_plan.world_model.predictor_training import train_world_model
 from wm_plan.world_model.store import TrajectoryStore
@@ -247,6 +247,25 @@ def test_other_predictors_and_losses_train_and_load(kind: PredictorKind, tmp_pat
     torch.testing.assert_close(
         loaded.rollout(context, actions), model.rollout(context, actions), atol=0.02, rtol=0.02
     )
+
+
+def test_keypoints_and_a_gated_predictor_train_resume_and_load(tmp_path: Path) -> None:
+    store = TrajectoryStore(write_dots(tmp_path / "data"))
+    sizes = CompactConfig(**{**SIZES, "keypoints": 5, "predictor": PredictorKind.gated})
+    config = make_config(model=sizes)
+    model = train_world_model(store, make_encoder(), tmp_path / "run", config)
+    stop = Stop("state head and predictor", 5)
+    with pytest.raises(KeyboardInterrupt):
+        train_world_model(
+            store, make_encoder(), tmp_path / "two", config, on_stage=stop.on_stage, progress=stop.progress
+        )
+    resumed = train_world_model(store, make_encoder(), tmp_path / "two", config, resume=True)
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(tensor, resumed.state_dict()[name], msg=name)
+    assert metrics_of(tmp_path / "run") == metrics_of(tmp_path / "two")
+    loaded = load_model(tmp_path / "run")
+    assert loaded.config == sizes
+    assert not torch.equal(scale_of(loaded.predictor), torch.ones(len(scale_of(loaded.predictor))))
 
 
 def test_a_stopped_gradient_lets_what_follows_be(tmp_path: Path) -> None:
