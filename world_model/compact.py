@@ -86,7 +86,7 @@ class StateHead(nn.Module):
         self.register_buffer("proprio_scale", torch.ones(proprio_dim))
         self.register_buffer("token_mean", torch.zeros(grid_size**2, token_width))
         self.register_buffer("token_scale", torch.ones(token_width))
-        self.coordinates = 2 * config.keypoints or config.latent_dim
+        self.coordinates = config.coordinates
         self.register_buffer("latent_mean", torch.zeros(self.coordinates))
         self.register_buffer("latent_scale", torch.ones(()))
         axes = torch.eye(self.coordinates, config.latent_dim) if config.keypoints else None

@@ -82,15 +82,20 @@ class CompactConfig:
             kinds[name] = choices(kind)
         return cls(**{**values, **kinds})
 
+    @property
+    def coordinates(self) -> int:
+        """Numbers of a frame that a latent keeps the principal axes of; `latent_dim` without keypoints."""
+        return 2 * self.keypoints or self.latent_dim
+
     def __post_init__(self) -> None:
         """Refuse sizes below 1."""
         for name, value in asdict(self).items():
             least = 0 if name in ("keypoints", "reward_width") else 1
             if not isinstance(value, str) and value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
-        if 0 < 2 * self.keypoints < self.latent_dim:
+        if self.coordinates < self.latent_dim:
             raise ValueError(
-                f"{self.keypoints} keypoints have {2 * self.keypoints} coordinates, fewer than latent_dim "
+                f"{self.keypoints} keypoints have {self.coordinates} coordinates, fewer than latent_dim "
                 f"{self.latent_dim}; give more keypoints, or a smaller latent_dim"
             )
         if self.predictor is PredictorKind.transformer and self.predictor_width % self.predictor_heads:

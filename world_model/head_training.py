@@ -106,7 +106,7 @@ class HeadStage:
         config, encoder = logs.config, logs.encoder
         self.predictor, sizes = model.predictor, config.model
         if sizes.keypoints:  # all coordinates are trained here; what latents keep of them is not known yet
-            sizes = replace(sizes, latent_dim=2 * sizes.keypoints)
+            sizes = replace(sizes, latent_dim=sizes.coordinates)
             self.predictor = make_predictor(sizes, logs.actions.shape[1], model.metadata.proprio_dim)
         self.inverse = InverseDynamics(sizes, logs.actions.shape[1])
         self.reader = FrameReader(
@@ -196,8 +196,7 @@ def window_losses(
     """
     history = config.model.history
     imagined = predictor(latents[:, :history], actions[:, history - 1 : -1]).float()
-    shown = 2 * config.model.keypoints or config.model.latent_dim
-    latents, imagined = (each[..., :shown] for each in (latents, imagined))
+    latents, imagined = (each[..., : config.model.coordinates] for each in (latents, imagined))
     future = latents[:, history:].float()
     losses: dict[str, Tensor] = {}
     if config.contrast_weight > 0:
