@@ -36,6 +36,8 @@ def test_names_options_and_weights_are_read() -> None:
     (alone,) = parse_policies("sb3:runs/a+b/policy.zip,noise=.1")
     assert alone.options == {"checkpoint": "runs/a+b/policy.zip", "noise": ".1"}
     assert parse_policies("planner")[0].noise == 0.1
+    both = parse_policies("scripted:bursts=.08,noise=.1")[0]
+    assert (both.bursts, both.noise, first.bursts) == (0.08, 0.1, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -46,6 +48,8 @@ def test_names_options_and_weights_are_read() -> None:
         ("random*lots", "weight in 'random\\*lots' must be a number"),
         ("random*0", "must be above 0"),
         ("planner:noise=much", "noise of 'planner:noise=much' must be a number"),
+        ("scripted:bursts=2", "rate of bursts of 'scripted:bursts=2' must be at most 1"),
+        ("random:noise=-1", "noise of 'random:noise=-1' must be a number of at least 0"),
         ("planner:nois=.1", "Unknown option 'nois=.1' of the policy 'planner'. Did you mean 'noise'"),
         ("random:held,fast", "Unknown option 'fast'"),
         ("random:held+random:held*2", "named twice"),
@@ -89,6 +93,25 @@ def test_noise_has_the_std_that_was_asked_for() -> None:
     clean, noisy = actions_of("sb3", 300, env=rest), actions_of("sb3:noise=.05", 300, env=rest)
     inside = np.abs(clean) < 0.8
     assert (noisy - clean)[inside].std() == pytest.approx(0.05, rel=0.15)
+
+
+def test_bursts_of_random_actions_take_over_for_a_while_and_no_longer() -> None:
+    env = make("push_t", render=False)
+    for seed in range(3):
+        script, bursts = actions_of("scripted", 400, seed, env), actions_of("scripted:bursts=.05", 400, seed, env)
+        same = (script == bursts).all(axis=1)
+        assert 0.45 < same.mean() < 0.85  # 20 steps in wait of a burst of 10.5
+        lengths = np.diff(np.flatnonzero(np.diff(np.concatenate([[True], same, [True]]).astype(int))))[::2]
+        assert lengths.min() >= 1  # the last may be cut short
+        assert np.sort(lengths)[1] >= 6
+        assert np.abs(bursts).max() <= env.action_space.high.max()
+
+
+def test_a_burst_is_white_or_correlated_noise() -> None:
+    env = make("push_t", render=False)
+    always = np.concatenate([actions_of("random:bursts=1", 300, seed, env) for seed in range(4)])
+    assert 0.3 < np.corrcoef(always[:-1, 0], always[1:, 0])[0, 1] < 0.6
+    assert 0.3 < always.std() / env.action_space.high[0] < 0.7
 
 
 def test_a_mix_draws_each_episode_one_policy_by_its_share() -> None:

@@ -54,23 +54,70 @@ class LoggingPolicies:
         if len(self.specs) > 1:
             kind = int(np.random.default_rng([seed, 3]).choice(len(self.specs), p=self._shares))
         rng = np.random.default_rng([seed, 2])
-        policy = self._makers[kind](rng, index)
-        noise = self.specs[kind].noise
-        return kind, _Noisy(policy, noise, self.env, np.random.default_rng([seed, 4])) if noise else policy
+        policy, spec = self._makers[kind](rng, index), self.specs[kind]
+        if spec.bursts:
+            policy = _Bursts(policy, spec.bursts, self.env, np.random.default_rng([seed, 5]))
+        if spec.noise:
+            policy = _Noisy(policy, spec.noise, self.env, np.random.default_rng([seed, 4]))
+        return kind, policy
 
 
-class _Noisy:
-    """Another policy's actions with Gaussian noise on each model step's, clipped to the bounds."""
+class _Around:
+    """Another policy, some of whose actions are changed; episodes start where it says."""
 
-    def __init__(self, policy: Policy, std: float, env: CameraEnv, rng: np.random.Generator) -> None:
+    def __init__(self, policy: Policy, env: CameraEnv, rng: np.random.Generator) -> None:
         self._policy, self._rng, self._skip = policy, rng, env.frame_skip
         self._low, self._high = env.action_space.low, env.action_space.high
-        self._std = std * (self._high - self._low) / 2
-        self._noise = np.zeros_like(self._low)
 
     def initial_state(self) -> State | None:
         start = getattr(self._policy, "initial_state", None)
         return None if start is None else start()
+
+
+class _Bursts(_Around):
+    """Another policy's actions, and now and then, for 6 to 15 model steps, random ones in their place.
+
+    What a planner's search tries is mostly what no script would do: it must be in the logs, from wherever the
+    script leads. A burst's noise has a std of .3 to 1 of half the range, and a correlation from one model
+    step to the next of 0, .5 or .9, drawn for each.
+    """
+
+    def __init__(self, policy: Policy, rate: float, env: CameraEnv, rng: np.random.Generator) -> None:
+        super().__init__(policy, env, rng)
+        self._rate, self._left = rate, 0
+        self._random: Action | None = None
+
+    def act(self, step: int, state: State) -> Action:
+        if step == 0:
+            self._left = 0
+        action = self._policy.act(step, state)  # it goes on, so that it knows its episode
+        if step % self._skip == 0:
+            self._random = self._next()
+        return action if self._random is None else self._random
+
+    def _next(self) -> Action | None:
+        from wm_plan.envs.policies import scale_to_bounds
+
+        rng = self._rng
+        if self._left == 0:
+            if rng.random() >= self._rate:
+                return None
+            self._left = int(rng.integers(6, 16))
+            self._correlation, self._std = rng.choice((0.0, 0.5, 0.9)), rng.uniform(0.3, 1.0)
+            self._noise = rng.standard_normal(self._low.shape)
+        self._left -= 1
+        fresh = rng.standard_normal(self._low.shape)
+        self._noise = self._correlation * self._noise + (1 - self._correlation**2) ** 0.5 * fresh
+        return scale_to_bounds(self._std * self._noise, self._low, self._high)
+
+
+class _Noisy(_Around):
+    """Another policy's actions with Gaussian noise on each model step's, clipped to the bounds."""
+
+    def __init__(self, policy: Policy, std: float, env: CameraEnv, rng: np.random.Generator) -> None:
+        super().__init__(policy, env, rng)
+        self._std = std * (self._high - self._low) / 2
+        self._noise = np.zeros_like(self._low)
 
     def act(self, step: int, state: State) -> Action:
         if step % self._skip == 0:

@@ -7,7 +7,8 @@
     replay:SRC                      the actions of logged trajectories, in whatever format they are
 
 Options follow a colon or a comma. Every policy takes `noise=STD`, Gaussian and relative to half the action's
-range, drawn anew every model step. A mix names several with their weights; each episode draws one of them.
+range, drawn anew every model step, and `bursts=RATE`, the probability a model step with which random actions
+take over for a while. A mix names several with their weights; each episode draws one of them.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ _OPTIONS = {
     "planner": {"model", "planner", "samples"},
     "replay": {"source"},
 }
+_EVERY_POLICY = {"noise", "bursts"}
 _FIRST_OPTION = {"random": "kind", "sb3": "checkpoint", "planner": "model", "replay": "source"}
 _PLANNER_NOISE = 0.1
 
@@ -43,6 +45,14 @@ class PolicySpec:
         """Std of the noise on its actions, relative to half their range."""
         default = _PLANNER_NOISE if self.name == "planner" else 0.0
         return _number(self.options.get("noise", str(default)), f"noise of {self.text!r}")
+
+    @property
+    def bursts(self) -> float:
+        """Probability a model step with which a burst of random actions begins."""
+        rate = _number(self.options.get("bursts", "0"), f"rate of bursts of {self.text!r}")
+        if rate > 1:
+            raise ValueError(f"the rate of bursts of {self.text!r} must be at most 1, got {rate:g}")
+        return rate
 
 
 def parse_policies(text: str) -> list[PolicySpec]:
@@ -70,7 +80,7 @@ def _parse_one(text: str) -> PolicySpec:
     options: dict[str, str] = {}
     for place, option in enumerate(filter(None, rest.split(","))):
         key, given, value = option.partition("=")
-        known = taken[name] | {"noise"}
+        known = taken[name] | _EVERY_POLICY
         if key in known and given:
             options[key] = value
         elif place == 0 and name in _FIRST_OPTION and (name != "planner" or not given):
@@ -85,13 +95,12 @@ def _parse_one(text: str) -> PolicySpec:
         raise ValueError(f"the weight in {text!r} must be above 0")
     if name == "replay" and "source" not in options:
         raise ValueError("replay needs logged trajectories: replay:SRC, a store or any format wm-data reads")
-    if spec.noise < 0:
-        raise ValueError(f"the noise of {text!r} must not be negative")
+    _ = spec.noise, spec.bursts  # refuses what is no number
     return spec
 
 
 def _options() -> dict[str, set[str]]:
-    """The options of every policy; those of `envs.POLICIES` that are not named here take none but noise."""
+    """The options of every policy; those of `envs.POLICIES` that are not named here take none of their own."""
     from wm_plan.envs.policies import POLICIES
 
     return {name: set[str]() for name in POLICIES if ":" not in name} | _OPTIONS
