@@ -98,7 +98,10 @@ def test_noise_has_the_std_that_was_asked_for() -> None:
 def test_bursts_of_random_actions_take_over_for_a_while_and_no_longer() -> None:
     env = make("push_t", render=False)
     for seed in range(3):
-        script, bursts = actions_of("scripted", 400, seed, env), actions_of("scripted:bursts=.05", 400, seed, env)
+        script, bursts = (
+            actions_of("scripted", 400, seed, env),
+            actions_of("scripted:bursts=.05", 400, seed, env),
+        )
         same = (script == bursts).all(axis=1)
         assert 0.45 < same.mean() < 0.85  # 20 steps in wait of a burst of 10.5
         lengths = np.diff(np.flatnonzero(np.diff(np.concatenate([[True], same, [True]]).astype(int))))[::2]

@@ -75,7 +75,8 @@ def fit_beside(
         ValueError: there is nothing to resume, or it is another training.
     """
     out.mkdir(parents=True, exist_ok=True)
-    run = StagedRun(out, network, config, settings, progress=progress)
+    device = next(network.parameters()).device
+    run = StagedRun(out, network, config, settings, device, progress)
     if resume:
         run.resume()
     else:

@@ -62,8 +62,8 @@ def reach_threshold(
     chosen = np.sort(rng.permutation(len(latents))[:_MAX_FRAMES])
     points = latents[chosen]
     distance, neighbour = torch.cdist(points, points).topk(min(_NEIGHBOURS, len(points)), largest=False)
-    squared = distance.square()[:, 1:].numpy()
-    pair = neighbour[:, 1:].numpy()
+    squared = distance.square()[:, 1:].cpu().numpy()
+    pair = neighbour[:, 1:].cpu().numpy()
     near = states[chosen]
     label = reached(np.repeat(near, pair.shape[1], axis=0), near[pair.reshape(-1)]).reshape(pair.shape)
     half = len(chosen) // 2

@@ -146,11 +146,11 @@ def train_decoder(
 
     def frames(rows: np.ndarray) -> Float[Tensor, "row 3 size size"]:
         logged = store.read(model.metadata.views[0], rows)
-        return square_frames(logged[:, None], config.image_size)[:, 0] / 255
+        return square_frames(logged[:, None], config.image_size, latents.device)[:, 0] / 255
 
     some = np.sort(np.random.default_rng([config.seed, 1]).permutation(train)[:1024])
     torch.manual_seed(config.seed)
-    decoder = FrameDecoder(latents.latent_shape, config)
+    decoder = FrameDecoder(latents.latent_shape, config).to(latents.device)
     decoder.fit_normalisers(latents[some], frames(some))
 
     def loss_of(rng: np.random.Generator, count: int) -> Tensor:

@@ -112,6 +112,8 @@ class HeadStage:
         self.reader = FrameReader(
             sizes, encoder.grid_size**2, len(config.views) * encoder.width, config.token_axes
         )
+        for module in (self.predictor, self.inverse, self.reader):
+            module.to(logs.device)
         self.windows = logs.windows(config.rollout_steps)
 
     def stage(self, *, keep_scale: bool = False, resumed: bool = False) -> Stage:
@@ -201,7 +203,7 @@ def window_losses(
     losses: dict[str, Tensor] = {}
     if config.contrast_weight > 0:
         squared = torch.cdist(imagined.flatten(0, 1), future.flatten(0, 1)).square()
-        contrast = F.cross_entropy(-squared, torch.arange(len(squared)))
+        contrast = F.cross_entropy(-squared, torch.arange(len(squared), device=squared.device))
         losses["contrast"] = config.contrast_weight * contrast
     if config.rollout_weight > 0:
         there = future.detach() if config.stop_gradient else future

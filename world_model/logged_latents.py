@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .compact import CompactWorldModel
+from .head_training import all_latents
 from .latent_cache import cached_latents
 from .moments import Moments
 from .store import TrajectoryStore
@@ -24,6 +25,7 @@ class LoggedLatents:
     """Latents of a store's rows: `latents[rows]`, for row numbers of any shape.
 
     The encoder's tokens are cached as in training. Small latents are held in memory; tokens stay on disk.
+    What is read is where the model is.
 
     Args:
         model: trained.
@@ -47,23 +49,18 @@ class LoggedLatents:
         views = [cached_latents(model.encoder, store, view, progress=told) for view in model.metadata.views]
         self._tokens = views[0]
         self._known: Tensor | None = None
+        self.device = next(model.parameters()).device
         self._num_shown = model.config.latent_dim if isinstance(model, CompactWorldModel) else None
         if isinstance(model, CompactWorldModel):
-            moments = Moments(views, store.read("proprio").astype(np.float32) if felt else None)
-            with torch.no_grad():
-                device = model.latent_variance.device
-                parts = [
-                    model.head(tokens.to(device), None if felt_now is None else felt_now.to(device)).cpu()
-                    for tokens, felt_now in moments.blocks()
-                ]
-            self._known = torch.cat(parts)
+            moments = Moments(views, store.read("proprio").astype(np.float32) if felt else None, self.device)
+            self._known = all_latents(model.head, moments)
         self.latent_shape = tuple(self[np.zeros(1, np.int64)].shape[1:])
 
     def __getitem__(self, rows: Int[np.ndarray, "*chosen"]) -> Float[Tensor, "..."]:
         """Read rows."""
         if self._known is not None:
             return self._known[torch.from_numpy(rows)]
-        return normed(torch.from_numpy(self._tokens[rows]).float())
+        return normed(torch.from_numpy(self._tokens[rows]).to(self.device).float())
 
     def as_goals(self, rows: Int[np.ndarray, "*chosen"]) -> Float[Tensor, "..."]:
         """Read rows as goals: what the robot felt is not known (NaN)."""

@@ -23,16 +23,18 @@ class Moments:
     Args:
         views: cached tokens of each camera, in the order of the model's `views`.
         proprio: what the robot felt, or None.
+        device: where what is read goes.
     """
 
     def __init__(
         self,
         views: Sequence[LatentRows | np.ndarray],
         proprio: Float[np.ndarray, "row proprio"] | None = None,
+        device: torch.device | str = "cpu",
     ) -> None:
         """Keep where they are; nothing is read yet."""
         self.views = list(views)
-        self.proprio = proprio
+        self.proprio, self.device = proprio, device
 
     def __len__(self) -> int:
         return len(self.views[0])
@@ -40,12 +42,14 @@ class Moments:
     def __getitem__(self, rows: Int[np.ndarray, "*chosen"] | slice) -> Moment:
         """Read rows."""
         parts = [torch.from_numpy(np.array(view[rows])) for view in self.views]
-        tokens = torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0]
-        return tokens, None if self.proprio is None else torch.from_numpy(self.proprio[rows])
+        tokens = (torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0]).to(self.device)
+        if self.proprio is None:
+            return tokens, None
+        return tokens, torch.from_numpy(self.proprio[rows]).to(self.device)
 
     def seen_otherwise(self, first_view: LatentRows | np.ndarray) -> Moments:
         """The same rows with other tokens of the first camera."""
-        return Moments([first_view, *self.views[1:]], self.proprio)
+        return Moments([first_view, *self.views[1:]], self.proprio, self.device)
 
     def blocks(self, num_rows: int = _BLOCK_ROWS) -> Iterator[Moment]:
         """All rows in order."""
@@ -79,5 +83,5 @@ def partly_hidden(
         kept = torch.randint(num_views, (whole,), generator=generator)[share]
         owner = torch.arange(num_views).repeat_interleave(tokens.shape[-1] // num_views)
         hidden = hide.view(lead) & (owner != kept.view(lead))
-        tokens = tokens.masked_fill(hidden, torch.nan)
+        tokens = tokens.masked_fill(hidden.to(tokens.device), torch.nan)
     return tokens

@@ -159,15 +159,15 @@ def train_prior(
         raise ValueError(
             f"the logs have actions of shape {numbers}, the model takes {model.action_low.shape}"
         )
-    taken = block_actions(store, block)
     latents = LoggedLatents(model, store, progress)
+    taken = block_actions(store, block).to(latents.device)
     samples, held = (
         _HindsightSamples(store, episodes, model.history, config.max_ahead, block)
         for episodes in store.split(config.held_out, config.seed)
     )
     some, _ = samples.draw(np.random.default_rng([config.seed, 1]), 1024)
     torch.manual_seed(config.seed)
-    prior = PolicyPrior(latents.latent_shape, model.history, taken.shape[1], config)
+    prior = PolicyPrior(latents.latent_shape, model.history, taken.shape[1], config).to(latents.device)
     low, high = (torch.from_numpy(bound).repeat(block) for bound in (model.action_low, model.action_high))
     prior.fit_normalisers(latents[some[:, -1]], low, high)
 

@@ -43,7 +43,6 @@ from .training_logs import TrainingLogs
 from .training_state import Progress, append_metrics, no_progress
 
 
-@process_group(torch.device("cpu"))
 def train_world_model(
     store: TrajectoryStore,
     encoder: Encoder,
@@ -57,6 +56,7 @@ def train_world_model(
     record: dict[str, Any] | None = None,
     on_stage: Callable[[str], None] = lambda name: None,
     progress: Progress = no_progress,
+    device: torch.device | str = "cpu",
 ) -> CompactWorldModel:
     """Train a world model and write it, its metrics and its training state into `out`.
 
@@ -76,88 +76,84 @@ def train_world_model(
         record: what else the checkpoint shall say of its making, as JSON.
         on_stage: told the name of each stage when it begins.
         progress: told how far the stage is.
+        device: where all of it trains, and where the model is afterwards.
 
     Raises:
         ValueError: the data lacks a column or a setting, `out` holds another run, or `start` does not fit.
     """
-    if start is not None:
-        check_start(start, store, encoder, config)
-    logs = TrainingLogs(store, encoder, config)
-    metadata = logs.metadata()
-    torch.manual_seed(config.seed)
-    model = CompactWorldModel(encoder, config.model, metadata)
-    settings = {**asdict(config), "data": store.fingerprint, "encoder": encoder.fingerprint}
-    if start is not None:
-        begin_with(model, start)
-        settings["from"] = weights_fingerprint(start)
-    if rank() == 0:
-        out.mkdir(parents=True, exist_ok=True)
-    run = StagedRun(out, model, config, settings, progress=progress)
-    if resume:
-        run.resume()
-    on_stage("encoding frames")
-    moments = logs.moments(progress)
-    varied, varied_rows = logs.varied(moments, progress)
-    if not run.begun("head") and start is None:
-        _fit_normaliser(model, logs, moments)
-    if config.num_steps:
-        on_stage("state head and predictor")
-        head = HeadStage(logs, model, moments, varied, varied_rows)
-        run.train(head.stage(keep_scale=start is not None, resumed=run.begun("head")))
-    if varied is not None and len(varied_rows) and config.num_look_steps:
-        on_stage("other looks")
-        run.train(look_stage(logs, model, moments, varied, varied_rows))
-    model.head.requires_grad_(False)
-    latents = all_latents(model.head, moments)
-    model.latent_variance.copy_(latents.var(dim=0).sum())
-    on_stage("longer rollouts")
-    if not run.begun("rollouts") and start is None:
-        _begin_predictor(model, logs, latents)
-    run.train(rollout_stage(logs, model, latents))
+    with process_group(torch.device(device)):
+        if start is not None:
+            check_start(start, store, encoder, config)
+        logs = TrainingLogs(store, encoder, config, device)
+        metadata = logs.metadata()
+        torch.manual_seed(config.seed)
+        model = CompactWorldModel(encoder, config.model, metadata)
+        settings = {**asdict(config), "data": store.fingerprint, "encoder": encoder.fingerprint}
+        if start is not None:
+            begin_with(model, start)
+            settings["from"] = weights_fingerprint(start)
+        model.to(device)
+        if rank() == 0:
+            out.mkdir(parents=True, exist_ok=True)
+        run = StagedRun(out, model, config, settings, device, progress)
+        if resume:
+            run.resume()
+        on_stage("encoding frames")
+        moments = logs.moments(progress)
+        varied, varied_rows = logs.varied(moments, progress)
+        if not run.begun("head") and start is None:
+            _fit_normaliser(model, logs, moments)
+        if config.num_steps:
+            on_stage("state head and predictor")
+            head = HeadStage(logs, model, moments, varied, varied_rows)
+            run.train(head.stage(keep_scale=start is not None, resumed=run.begun("head")))
+        if varied is not None and len(varied_rows) and config.num_look_steps:
+            on_stage("other looks")
+            run.train(look_stage(logs, model, moments, varied, varied_rows))
+        model.head.requires_grad_(False)
+        latents = all_latents(model.head, moments)
+        model.latent_variance.copy_(latents.var(dim=0).sum())
+        on_stage("longer rollouts")
+        if not run.begun("rollouts") and start is None:
+            _begin_predictor(model, logs, latents)
+        run.train(rollout_stage(logs, model, latents))
+        _train_judges(run, model, logs, latents, on_stage)
+        on_stage("calibration")
+        calibrate(model, latents, logs.actions, store, logs.held_episodes, reached)
+        calibrate_surprise(model, store, logs.held_episodes, latents)
+        fit_familiarity(model, moments, logs.plain_rows(), varied, varied_rows, config.seed)
+        model.metadata.training = {
+            "config": asdict(config),
+            "data": store.recipes,
+            "data_fingerprint": store.fingerprint,
+            "episodes": {"train": len(logs.train_episodes), "held_out": len(logs.held_episodes)},
+            "processes": num_ranks(),
+            "seconds": round(run.seconds, 1),
+            **({} if start is None else {"from": start.metadata.training}),
+            **(record or {}),
+        }
+        if rank() == 0:
+            model.eval().save(out, with_encoder=with_encoder)
+            append_metrics(out, {"step": run.first_step, "open_loop_error": metadata.open_loop_error[-1]})
+        return model.eval()
+
+
+def _train_judges(
+    run: StagedRun,
+    model: CompactWorldModel,
+    logs: TrainingLogs,
+    latents: Tensor,
+    on_stage: Callable[[str], None],
+) -> None:
+    """Train the temporal distance, and the reward if the model has one, on latents that are fixed."""
+    config, shown, store, episodes = logs.config, model.shown(latents), logs.store, logs.train_episodes
+    steps: Any = {"stride": config.action_block, "accumulate": config.accumulate}
     if config.distance.num_steps:
         on_stage("temporal distance")
-        run.train(
-            distance_stage(
-                model.distance,
-                model.shown(latents),
-                store,
-                logs.train_episodes,
-                config.distance,
-                stride=config.action_block,
-                accumulate=config.accumulate,
-            )
-        )
+        run.train(distance_stage(model.distance, shown, store, episodes, config.distance, **steps))
     if model.reward is not None:
         on_stage("reward")
-        run.train(
-            reward_stage(
-                model.reward,
-                model.shown(latents),
-                store,
-                logs.train_episodes,
-                stride=config.action_block,
-                accumulate=config.accumulate,
-                seed=config.seed,
-            )
-        )
-    on_stage("calibration")
-    calibrate(model, latents, logs.actions, store, logs.held_episodes, reached)
-    calibrate_surprise(model, store, logs.held_episodes, latents)
-    fit_familiarity(model, moments, logs.plain_rows(), varied, varied_rows, config.seed)
-    model.metadata.training = {
-        "config": asdict(config),
-        "data": store.recipes,
-        "data_fingerprint": store.fingerprint,
-        "episodes": {"train": len(logs.train_episodes), "held_out": len(logs.held_episodes)},
-        "processes": num_ranks(),
-        "seconds": round(run.seconds, 1),
-        **({} if start is None else {"from": start.metadata.training}),
-        **(record or {}),
-    }
-    if rank() == 0:
-        model.eval().save(out, with_encoder=with_encoder)
-        append_metrics(out, {"step": run.first_step, "open_loop_error": metadata.open_loop_error[-1]})
-    return model.eval()
+        run.train(reward_stage(model.reward, shown, store, episodes, seed=config.seed, **steps))
 
 
 def _fit_normaliser(model: CompactWorldModel, logs: TrainingLogs, moments: Moments) -> None:
@@ -168,5 +164,6 @@ def _fit_normaliser(model: CompactWorldModel, logs: TrainingLogs, moments: Momen
 def _begin_predictor(model: CompactWorldModel, logs: TrainingLogs, latents: Tensor) -> None:
     """Give the model a predictor that has learned nothing but how much latents vary."""
     torch.manual_seed(logs.config.seed)
-    model.predictor = make_predictor(logs.config.model, logs.actions.shape[1], model.metadata.proprio_dim)
+    predictor = make_predictor(logs.config.model, logs.actions.shape[1], model.metadata.proprio_dim)
+    model.predictor = predictor.to(logs.device)
     fit_scale(model.predictor, latents)

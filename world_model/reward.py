@@ -67,7 +67,7 @@ def reward_stage(
     """Fit `head` to the logged rewards of training episodes, by squared error; a step is `stride` rows."""
     windows = store.windows(2, 0, episodes=episodes, stride=stride)
     pairs = windows.rows(np.arange(len(windows)))
-    rewards = step_rewards(store, stride)
+    rewards = step_rewards(store, stride).to(latents.device)
     known = rewards[torch.from_numpy(pairs[:, 0])]
     head.mean.copy_(known.mean())
     head.scale.copy_(known.std().clamp(min=1e-6))

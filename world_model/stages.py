@@ -258,8 +258,12 @@ class _Steps:
             for name, module in self.apart.items():
                 module.load_state_dict(state["apart"][name])
             self.optimizer.load_state_dict(state["optimizer"])
-            self.start, self.sums, self.averages = state["step"], state["sums"], state["averages"]
-            self.best, self.waited, self.best_weights = state["best"], state["waited"], state["best_weights"]
+            self.start, self.sums = state["step"], state["sums"]
+            self.best, self.waited = state["best"], state["waited"]
+            self.averages, self.best_weights = (
+                [saved.to(now.device) for saved, now in zip(state[name], self.parameters, strict=False)]
+                for name in ("averages", "best_weights")
+            )
             if self.best is None:
                 self.best = float("inf")
 

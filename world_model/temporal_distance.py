@@ -104,7 +104,7 @@ def distance_stage(
         goal = latents[goal_rows]
         with torch.no_grad():
             backup = 1 + target_head(after, after - now, goal)
-            target = torch.minimum(backup, torch.from_numpy(bounds).float()).clamp(max=config.max_steps)
+            target = torch.minimum(backup, torch.from_numpy(bounds).to(backup)).clamp(max=config.max_steps)
             target[torch.from_numpy(goal_rows == triples[chosen, 2])] = 1.0
         error = target - said_apart(head, now, now - before, goal)
         weight = torch.where(error < 0, 1 - config.expectile, config.expectile)

@@ -41,11 +41,17 @@ def check_logs(store: TrajectoryStore, config: TrainConfig) -> None:
 class TrainingLogs:
     """Rows of a store, as the stages of a training take them; episodes are split by the seed."""
 
-    def __init__(self, store: TrajectoryStore, encoder: Encoder, config: TrainConfig) -> None:
-        """Read what is small; tokens stay on disk."""
-        self.store, self.encoder, self.config = store, encoder, config
+    def __init__(
+        self,
+        store: TrajectoryStore,
+        encoder: Encoder,
+        config: TrainConfig,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """Read what is small; tokens stay on disk. What is read for training goes to `device`."""
+        self.store, self.encoder, self.config, self.device = store, encoder, config, device
         self.train_episodes, self.held_episodes = store.split(config.held_out, config.seed)
-        self.actions = block_actions(store, config.action_block)
+        self.actions = block_actions(store, config.action_block).to(device)
         self.proprio = store.read("proprio").astype(np.float32) if config.proprio else None
 
     def metadata(self) -> ModelMetadata:
@@ -65,7 +71,8 @@ class TrainingLogs:
 
     def moments(self, progress: Progress) -> Moments:
         """What the head sees of every row."""
-        return Moments([self.tokens(view, progress) for view in self.config.views], self.proprio)
+        views = [self.tokens(view, progress) for view in self.config.views]
+        return Moments(views, self.proprio, self.device)
 
     def varied(
         self, moments: Moments, progress: Progress

@@ -100,7 +100,7 @@ def _parse_one(text: str) -> PolicySpec:
 
 
 def _options() -> dict[str, set[str]]:
-    """The options of every policy; those of `envs.POLICIES` that are not named here take none of their own."""
+    """What each policy takes of its own; those of `envs.POLICIES` that are not named here take nothing."""
     from wm_plan.envs.policies import POLICIES
 
     return {name: set[str]() for name in POLICIES if ":" not in name} | _OPTIONS

@@ -321,7 +321,10 @@ def _training_of(config: Any) -> tuple[Callable[..., None], Callable[..., Any]]:
 
     settings = settings_of(config, TrainConfig)
     if config.predictor == "compact":
-        return partial(check_logs, config=settings), partial(train_world_model, config=settings)
+        return (
+            partial(check_logs, config=settings),
+            partial(train_world_model, config=settings, device=config.device),
+        )
     whole: Any = OmegaConf.to_object(config)
     tokens = replace(whole.tokens, family=Family(str(whole.predictor)))
     train = partial(train_token_model, config=tokens, device=config.device)
