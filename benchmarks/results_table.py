@@ -242,7 +242,7 @@ def learned_from(rows: list[Result]) -> list[str]:
             logged = f" ({episodes * steps.pop():,} env steps)" if len(steps) == 1 else ""
             lines[
                 f"{row['env']}'s world model: {episodes:,} logged episodes{logged}, "
-                f"trained in {training['seconds'] / 60:.0f} min."
+                f"trained in {training['seconds'] / 60:.0f} min{_trained_on(training)}."
             ] = None
         if "env_steps" in training and "wall_seconds" in training:
             kind = POLICIES.get(row["policy"], row["policy"])
@@ -251,6 +251,12 @@ def learned_from(rows: list[Result]) -> list[str]:
                 f"trained in {training['wall_seconds'] / 60:.0f} min."
             ] = None
     return list(lines)
+
+
+def _trained_on(training: dict[str, Any]) -> str:
+    """On what, where it was no CPU."""
+    device = training.get("device", "cpu")
+    return "" if device == "cpu" else f" on an {device}"
 
 
 def latency_line(result: Result) -> str:

@@ -55,6 +55,13 @@ def available_devices() -> dict[str, bool]:
     return {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
 
 
+def device_name(device: torch.device) -> str:
+    """Say what a device is: the maker's name of a GPU of NVIDIA's, else its type."""
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
 def cpu_count() -> int:
     """Give the number of CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from omegaconf import DictConfig, OmegaConf
 
 from .configuration import as_yaml
-from .machine import versions
+from .machine import device_name, versions
 from .output_folder import check_output_folder, nearest_existing
 from .tensorboard_scalars import delete_scalars
 from .training_beside import BESIDE
@@ -22,6 +22,8 @@ from .world_model.training_state import METRICS_NAME, STATE_NAME
 from .world_model.weights_io import CONFIG_NAME, WEIGHTS_NAME
 
 if TYPE_CHECKING:
+    import torch
+
     from .envs import TaskEnv
     from .world_model import TrajectoryStore
 
@@ -65,9 +67,13 @@ def logged_task(name: str) -> TaskEnv | None:
         return None
 
 
-def provenance(command: str) -> dict[str, Any]:
+def provenance(command: str, device: torch.device) -> dict[str, Any]:
     """Give what a checkpoint says of its making besides settings and data."""
-    return {"command": shlex.join([command, *sys.argv[1:]]), "versions": versions()}
+    return {
+        "command": shlex.join([command, *sys.argv[1:]]),
+        "device": device_name(device),
+        "versions": versions(),
+    }
 
 
 def check_training_folder(out: Path, inputs: Sequence[str | Path], *, resume: bool, overwrite: bool) -> None:

@@ -93,7 +93,7 @@ def run(job: Job) -> int:
                 settings,
                 resume=flags.resume,
                 device=device,
-                record=provenance("wm-pretrain"),
+                record=provenance("wm-pretrain", device),
                 probe=StateProbes(store, settings, config.probe_labels) if first else None,
                 progress=scalars.following(bar.update),
                 warn=warn,

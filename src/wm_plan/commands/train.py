@@ -155,7 +155,7 @@ def run(job: Job) -> int:
                 resume=flags.resume,
                 with_encoder=not flags.without_encoder,
                 reached=_tolerance_of(store),
-                record=provenance("wm-train"),
+                record=provenance("wm-train", device),
                 on_stage=bars.begin,
                 progress=scalars.following(bars.update),
                 **more,
