@@ -116,8 +116,6 @@ class PhysicsConfig:
     num_samples: int = 64
     """Candidates an iteration; elites, where there are any, keep their share."""
     num_iterations: int = 4
-    reduce: Reduce = Reduce.sum
-    """How the distances of a plan's steps count."""
 
     def __post_init__(self) -> None:
         """Check every setting.

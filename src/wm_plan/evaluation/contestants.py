@@ -177,14 +177,14 @@ def make_physics_policy(config: EvalConfig) -> PhysicsPolicy:
     described = {
         "planner": planner_name(config),
         **settings,
-        "objective": f"state distance in tolerances, reduce={config.physics.reduce}",
+        "objective": f"state distance in tolerances, reduce={config.objective.reduce}",
         "replan_every": config.control.replan_every,
     }
     return PhysicsPolicy(
         env,
         planner,
         described,
-        reduce=config.physics.reduce,
+        reduce=config.objective.reduce,
         replan_every=config.control.replan_every,
         threads=config.threads,
     )
