@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from .logged_latents import TrainedModel, latent_fingerprint
@@ -101,6 +102,15 @@ def fit_beside(
     network.eval().requires_grad_(False)
 
 
+def spread(latents: Float[Tensor, "sample ..."]) -> Float[Tensor, "..."]:
+    """How far each number of a latent varies: what varies little is to be seen as well as what varies much.
+
+    At least a hundredth of what all of them vary by: what hardly varies is noise.
+    """
+    least = 0.01 * (latents - latents.mean(dim=0)).square().mean().sqrt()
+    return latents.std(dim=0).clamp(min=max(float(least), 1e-6))
+
+
 def settings_beside(config: BesideConfig, model: TrainedModel, store: TrajectoryStore) -> dict[str, Any]:
     """What a training is: its config, its data and the latents that it learns from."""
     return {**asdict(config), "data": store.fingerprint, "latents": latent_fingerprint(model)}
@@ -136,4 +146,7 @@ def load_beside(out: Path, model: TrainedModel) -> tuple[dict[str, Any], dict[st
             f"{str(out)!r} was trained on the latents of another model; train it again for this one: "
             f"wm-train --only {out.name}"
         )
+    scale = tensors.get("latent_scale")
+    if scale is not None and not scale.ndim:  # the first ones scaled all numbers alike
+        tensors["latent_scale"] = scale.expand_as(tensors["latent_mean"])
     return config, tensors

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from .beside import BesideConfig, fit_beside, has_beside, load_beside, save_beside, settings_beside
+from .beside import BesideConfig, fit_beside, has_beside, load_beside, save_beside, settings_beside, spread
 from .encoder import square_frames
 from .logged_latents import LoggedLatents, TrainedModel
 from .store import TrajectoryStore
@@ -69,7 +69,7 @@ class FrameDecoder(nn.Module):
         self.grid_size = _VECTOR_GRID if len(latent_shape) == 1 else round(latent_shape[0] ** 0.5)
         self.register_buffer("mean_frame", torch.zeros(3, size, size))
         self.register_buffer("latent_mean", torch.zeros(latent_shape))
-        self.register_buffer("latent_scale", torch.ones(()))
+        self.register_buffer("latent_scale", torch.ones(latent_shape))
         places = self.grid_size**2 if len(latent_shape) == 1 else 1
         self.enter = nn.Linear(latent_shape[-1], places * width)
         blocks: list[nn.Module] = []
@@ -91,7 +91,7 @@ class FrameDecoder(nn.Module):
         """Take the usual frame and the usual latents, and how far these vary, from a sample."""
         self.mean_frame.copy_(frames.mean(dim=0))
         self.latent_mean.copy_(latents.mean(dim=0))
-        self.latent_scale.copy_(1 / (latents - self.latent_mean).square().mean().sqrt().clamp(min=1e-6))
+        self.latent_scale.copy_(1 / spread(latents))
 
     def forward(self, latents: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch 3 size size"]:
         """Frames from 0 to 1, not yet clipped."""

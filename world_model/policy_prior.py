@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .beside import BesideConfig, fit_beside, has_beside, load_beside, save_beside, settings_beside
+from .beside import BesideConfig, fit_beside, has_beside, load_beside, save_beside, settings_beside, spread
 from .logged_latents import LoggedLatents, TrainedModel
 from .store import TrajectoryStore
 from .training_logs import block_actions
@@ -78,7 +78,7 @@ class PolicyPrior(nn.Module):
         super().__init__()
         self.latent_shape, self.history, self.config = latent_shape, history, config
         self.register_buffer("latent_mean", torch.zeros(latent_shape))
-        self.register_buffer("latent_scale", torch.ones(()))
+        self.register_buffer("latent_scale", torch.ones(latent_shape))
         self.register_buffer("action_middle", torch.zeros(action_dim))
         self.register_buffer("action_half", torch.ones(action_dim))
         in_dim = latent_shape[-1]
@@ -101,7 +101,7 @@ class PolicyPrior(nn.Module):
     ) -> None:
         """Take the usual latents, and how far they vary, from a sample; and the bounds of actions."""
         self.latent_mean.copy_(latents.mean(dim=0))
-        self.latent_scale.copy_(1 / (latents - self.latent_mean).square().mean().sqrt().clamp(min=1e-6))
+        self.latent_scale.copy_(1 / spread(latents))
         self.action_middle.copy_((low + high) / 2)
         self.action_half.copy_((high - low) / 2)
 

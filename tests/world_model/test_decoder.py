@@ -11,7 +11,8 @@ import torch
 from tests.dot_world import SIZE, draw_dots, make_encoder, write_dots
 from tests.world_model.test_compact import make_model as make_compact
 from tests.world_model.test_token_model import make_model as make_tokens
-from wm_plan.world_model import TrajectoryStore
+from wm_plan.world_model import TrajectoryStore, load_model
+from wm_plan.world_model.beside import spread
 from wm_plan.world_model.decoder import DecoderConfig, has_decoder, load_decoder, train_decoder
 
 MODELS = {"compact": lambda: make_compact(latent_dim=8, head_width=64), "tokens": make_tokens}
@@ -91,3 +92,17 @@ def test_settings_out_of_range_are_named() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             make_config(**overrides)
+
+
+def test_numbers_that_vary_little_are_seen_as_well() -> None:
+    torch.manual_seed(0)
+    latents = torch.randn(512, 4) * torch.tensor([10.0, 1.0, 0.2, 0.0]) + 3.0
+    assert spread(latents).tolist() == pytest.approx([10.0, 1.0, 0.2, 0.05], rel=0.1)
+
+
+def test_a_decoder_that_scaled_all_numbers_alike_is_still_read() -> None:
+    model = load_model("reacher")
+    assert model.folder is not None
+    scale = load_decoder(model.folder, model).latent_scale
+    assert scale.shape == (model.config.latent_dim,)
+    assert (scale == scale[0]).all()
