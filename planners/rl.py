@@ -39,6 +39,7 @@ class RLPolicyConfig:
         hidden_sizes: of the network's layers.
         observation: "state": features are the task's state features, and so is a goal. "latent": features
             are a latent and its change in the last model step, a goal is the latent of its picture.
+        num_felt: of latents: how many of their last numbers are proprio, of which a goal says nothing.
         model: of latents: the world model that they are of, a shipped one by its task's name, or a folder.
         latents: their fingerprint, as `latent_fingerprint` gives it.
     """
@@ -51,6 +52,7 @@ class RLPolicyConfig:
     angles: Sequence[Sequence[int]] = ()
     hidden_sizes: Sequence[int] = (256, 256)
     observation: str = "state"
+    num_felt: int = 0
     model: str = ""
     latents: str = ""
 
@@ -70,6 +72,8 @@ class RLPolicyConfig:
             raise ValueError(f"feature_scale must be positive numbers, got {self.feature_scale}")
         if self.observation == "latent" and len(self.feature_scale) % 2:
             raise ValueError(f"a latent and its change have an even length, got {len(self.feature_scale)}")
+        if not 0 <= self.num_felt < max(len(self.feature_scale) // 2, 1):
+            raise ValueError(f"num_felt must leave a latent some numbers of its own, got {self.num_felt}")
         used = [index for angle in self.angles for index in angle]
         if any(len(angle) != 2 for angle in self.angles) or not set(used) <= set(range(self.num_goal)):
             raise ValueError(f"angles must be pairs of indices below {self.num_goal}, got {self.angles}")
@@ -82,7 +86,9 @@ class RLPolicyConfig:
     @property
     def num_goal(self) -> int:
         """Numbers that tell a goal: they are about what the first features of the present are about."""
-        return self.num_features // 2 if self.observation == "latent" else self.num_features
+        if self.observation == "latent":
+            return self.num_features // 2 - self.num_felt
+        return self.num_features
 
 
 class GoalFeatures(nn.Module):
@@ -192,8 +198,9 @@ class RLPolicy:
         self, context: Float[Tensor, "batch step latent"], goal: Float[Tensor, "batch latent"]
     ) -> tuple[Float[Tensor, "batch action"], Float[Tensor, "batch action"]]:
         """Actions from the last few latents and the goal's, and their std, which is 0."""
+        shown = goal[:, : self.config.num_goal]
         change = context[:, -1] - context[:, -2] if context.shape[1] > 1 else torch.zeros_like(context[:, -1])
-        actions = self._actions(torch.cat([context[:, -1], change], dim=1).cpu(), goal.cpu()).to(context)
+        actions = self._actions(torch.cat([context[:, -1], change], dim=1).cpu(), shown.cpu()).to(context)
         return actions, torch.zeros_like(actions)
 
     @torch.no_grad()

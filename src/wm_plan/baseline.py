@@ -213,8 +213,9 @@ def _make_env(config: BaselineConfig) -> tuple[GoalEnv, dict[str, Any]]:
             f"got {config.action_repeat}"
         )
     task = make_task(config.env, camera=model.metadata.camera or None)
-    env = GoalEnv(task, model.frame_skip, senses=LatentSenses(task, model))
-    return env, {"observation": "latent", "model": source, "latents": fingerprint}
+    senses = LatentSenses(task, model)
+    told = {"observation": "latent", "num_felt": senses.num_felt, "model": source, "latents": fingerprint}
+    return GoalEnv(task, model.frame_skip, senses=senses), told
 
 
 def angle_pairs(names: Sequence[str]) -> list[list[int]]:
@@ -226,8 +227,8 @@ def angle_pairs(names: Sequence[str]) -> list[list[int]]:
 def feature_scale(env: GoalEnv, rng: np.random.Generator) -> Float[np.ndarray, " feature"]:
     """How far each feature varies under random actions.
 
-    The parts of an angle count as 1. The numbers of a latent share one scale, and so do those of its change:
-    what varies less among them means less.
+    The parts of an angle count as 1. The numbers of what a latent shows share one scale, and so do those of
+    its change: what varies less among them means less. What is felt has a scale for each number.
     """
     task, senses = env.task, env.senses
     seen = []
@@ -242,6 +243,6 @@ def feature_scale(env: GoalEnv, rng: np.random.Generator) -> Float[np.ndarray, "
         for pair in angle_pairs(task.feature_names):
             variance[pair] = 1.0
     else:
-        for part in (slice(senses.num_goal), slice(senses.num_goal, None)):
-            variance[part] = variance[part].mean()
+        for shown in np.split(variance, 2):  # views of it: the latent, its change
+            shown[: senses.num_goal] = shown[: senses.num_goal].mean()
     return np.maximum(np.sqrt(variance), 1e-6)

@@ -21,7 +21,8 @@ from .planning import find_model
 class LatentSenses:
     """The latent of the frame, and its change since the last look; a goal is the latent of its picture.
 
-    Every look draws and encodes one frame. Hindsight goals cost nothing: what was seen is what was achieved.
+    Of a model that takes proprio, this is part of the latent, though not of a goal's. Every look draws and
+    encodes one frame. Hindsight goals cost nothing: what was seen is what was achieved.
     """
 
     def __init__(self, task: TaskEnv, model: CompactWorldModel) -> None:
@@ -29,21 +30,24 @@ class LatentSenses:
         self._task = task
         self._before = np.zeros(0, np.float32)
         self.num_goal = model.config.latent_dim
-        self.num_features = 2 * self.num_goal
+        self.num_felt = model.metadata.proprio_dim
+        self.num_features = 2 * (self.num_goal + self.num_felt)
 
     def goal(self, state: State) -> Float32[np.ndarray, " goal"]:
         """The latent of the picture of `state`."""
-        return self._latent(self._task.render_goal(state))
+        return self._latent(self._task.render_goal(state))[: self.num_goal]
 
     def look(self, first: bool) -> tuple[Float32[np.ndarray, " feature"], Float32[np.ndarray, " goal"]]:
-        """The latent of the present frame and its change, which is 0 at first; and the latent alone."""
-        latent = self._latent(self._task.render())
+        """The latent of the present and its change, which is 0 at first; and what the latent shows alone."""
+        felt = self._task.proprio(self._task.get_state()) if self.num_felt else None
+        latent = self._latent(self._task.render(), felt)
         change = np.zeros_like(latent) if first else latent - self._before
         self._before = latent
-        return np.concatenate([latent, change]), latent
+        return np.concatenate([latent, change]), latent[: self.num_goal]
 
-    def _latent(self, pixels: np.ndarray) -> Float32[np.ndarray, " goal"]:
-        return self.model.encode(torch.from_numpy(pixels)[None, None])[0, 0].float().cpu().numpy()
+    def _latent(self, pixels: np.ndarray, felt: np.ndarray | None = None) -> Float32[np.ndarray, " latent"]:
+        proprio = None if felt is None else torch.from_numpy(felt)[None, None]
+        return self.model.encode(torch.from_numpy(pixels)[None, None], proprio)[0, 0].float().cpu().numpy()
 
 
 def load_latent_model(env_name: str, model: str | Path | None) -> tuple[CompactWorldModel, str, str]:
@@ -58,10 +62,10 @@ def load_latent_model(env_name: str, model: str | Path | None) -> tuple[CompactW
     """
     found = find_model(env_name, model)
     loaded = load_model(found)
-    if not isinstance(loaded, CompactWorldModel) or len(loaded.views) > 1 or loaded.metadata.proprio_dim:
+    if not isinstance(loaded, CompactWorldModel) or len(loaded.views) > 1:
         raise ValueError(
             f"the world model {str(found)!r} has no latents for a baseline, which takes one vector from one "
-            "camera's frame alone. Use a compact model (wm-train's default) of one view without proprio"
+            "camera. Use a compact model (wm-train's default) of one view"
         )
     if loaded.env_name != env_name:
         raise ValueError(
