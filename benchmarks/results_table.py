@@ -98,7 +98,7 @@ def full_table(results: list[Result]) -> str:
     lines = [f"| {' | '.join(COLUMNS)} |", "|---|---|---|---:|---:|---:|---:|"]
     for row in rows:
         lines += table_lines(row)
-    lines += ["", circumstances(results)]
+    lines += ["", circumstances(results), f"- {time_line(results)}"]
     lines += [f"- {line}" for line in learned_from(rows)]
     lines += [f"- {latency_line(result)}" for result in results if "times_ms" in result]
     return "\n".join([*lines, *robust_table(results)])
@@ -229,6 +229,13 @@ def circumstances(results: list[Result]) -> str:
     threads = ", ".join(sorted({str(result["threads"]) for result in evaluations}))
     versions = evaluations[0]["versions"]
     return f"Seed {seeds}; CPU threads: {threads}; torch {versions['torch']}, mujoco {versions['mujoco']}."
+
+
+def time_line(results: list[Result]) -> str:
+    """How long all evaluations took, and how much of it was MuJoCo's."""
+    hours = sum(result["wall_s"] for result in results if "rows" in result) / 3600
+    physics = sum(row["seconds"] for row in all_rows(results) if row["policy"] == "physics") / 3600
+    return f"All of it took {hours:.1f} hours of one core, {physics:.1f} of them for true physics."
 
 
 def learned_from(rows: list[Result]) -> list[str]:

@@ -24,18 +24,25 @@ def make_row(**changes) -> dict:
         "plan_ms_p50": 81.6,
         "plan_ms_p99": 126.6,
         "settings": {"planner": "cem"},
+        "seconds": 360.0,
         **changes,
     }
 
 
 def make_result(*rows: dict) -> dict:
-    return {"rows": list(rows), "seed": 1000, "threads": 1, "versions": {"torch": "2.13", "mujoco": "3.17"}}
+    versions = {"torch": "2.13", "mujoco": "3.17"}
+    return {"rows": list(rows), "seed": 1000, "threads": 1, "versions": versions, "wall_s": 5400.0}
 
 
 def test_a_row_gives_rates_in_per_cent_with_their_intervals() -> None:
     lines = full_table([make_result(make_row())]).splitlines()
     assert lines[2] == "| reacher | near, 50 | **world model + CEM** | 100 | 93 (86 to 97) |  | 82 / 127 |"
-    assert lines[-1] == "Seed 1000; CPU threads: 1; torch 2.13, mujoco 3.17."
+    assert lines[-2] == "Seed 1000; CPU threads: 1; torch 2.13, mujoco 3.17."
+
+
+def test_how_long_it_took_is_the_sum_of_what_every_command_took() -> None:
+    text = full_table([make_result(make_row()), make_result(make_row(policy="physics"))])
+    assert "- All of it took 3.0 hours of one core, 0.1 of them for true physics." in text
 
 
 def test_rows_stand_by_task_then_goals_then_who_acts_whatever_the_files_order() -> None:
