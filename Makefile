@@ -15,7 +15,7 @@ RESULTS := docs/results
 
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: data encoder train-all predictors baselines results benchmarks compare-encoders table test lint
+.PHONY: data encoder train-all predictors baselines results pictures benchmarks compare-encoders table test lint
 .DELETE_ON_ERROR:
 .SECONDEXPANSION:
 
@@ -107,7 +107,7 @@ EVAL = mkdir -p $(RESULTS) && $(BIN)/wm-eval --seed $(SEED) --out $(RUNS)/$@ --o
 KEEP = > $(RUNS)/$@.json && mv $(RUNS)/$@.json $(RESULTS)
 .PHONY: $(PIECES)
 
-results: $(PIECES)
+results: $(PIECES) pictures
 	$(BIN)/python benchmarks/plan_latency.py --json > $(RUNS)/$@.json && mv $(RUNS)/$@.json $(RESULTS)/plan_latency.json
 	$(MAKE) table
 
@@ -135,6 +135,12 @@ $(ROBUST_TASKS:%=results-robust-%): results-robust-%:
 results-goal-look:
 	$(EVAL) --env reacher --protocol far --policy planner --episodes 20 --goal-look default --goal-size 480 \
 	  $(KEEP)/reacher_goal_look.json
+
+# What the README shows: its first command; docs/predictors.md shows the same run.
+pictures: | $(RUNS)
+	$(BIN)/wm-plan --env reacher --goal examples/goals/reacher.png --out $(RUNS)/$@ --overwrite --quiet
+	cp $(RUNS)/$@/plan.png docs/reacher.png
+	cp $(RUNS)/$@/imagined.png docs/imagined.png
 
 # What docs/benchmarks.md states; on a machine that does nothing else. Peers come with the extra `bench`.
 benchmarks:
