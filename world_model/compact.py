@@ -7,7 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
@@ -18,7 +17,7 @@ from .compact_predictors import make_predictor
 from .distance_heads import make_distance
 from .encoder import Encoder, Frames, load_encoder
 from .ensemble import EnsemblePredictor
-from .familiarity import FamiliarFrames
+from .familiarity import FrozenEncoderModel
 from .metadata import ModelMetadata
 from .model_source import model_folder
 from .precision import fast_products
@@ -183,7 +182,7 @@ class StateHead(nn.Module):
         return (proprio.reshape(len(shown), -1).to(shown) - self.proprio_mean) * self.proprio_scale
 
 
-class CompactWorldModel(FamiliarFrames):
+class CompactWorldModel(FrozenEncoderModel):
     """Frozen encoder, state head, predictor and temporal distance behind the `WorldModel` protocol.
 
     A latent is of one frame alone; motion is in the differences of consecutive latents. With proprio, it is
@@ -212,11 +211,6 @@ class CompactWorldModel(FamiliarFrames):
         self.register_buffer("latent_variance", torch.ones(()))
 
     @property
-    def frame_skip(self) -> int:
-        """Env steps a model step."""
-        return self.metadata.frame_skip
-
-    @property
     def action_block(self) -> int:
         """Actions a model step, one after another; `rollout` takes them side by side."""
         return self.metadata.action_block
@@ -232,34 +226,9 @@ class CompactWorldModel(FamiliarFrames):
         return self.config.history
 
     @property
-    def env_name(self) -> str:
-        """Task that the logs were of."""
-        return self.metadata.env_name
-
-    @property
-    def image_size(self) -> int:
-        """Height and width of the logged frames [px]."""
-        return self.metadata.image_size
-
-    @property
     def views(self) -> tuple[str, ...]:
         """Image columns of an observation that the model sees."""
         return tuple(self.metadata.views)
-
-    @property
-    def action_low(self) -> Float[np.ndarray, " action"]:
-        """Least action, env units."""
-        return np.asarray(self.metadata.action_low, np.float32)
-
-    @property
-    def action_high(self) -> Float[np.ndarray, " action"]:
-        """Largest action, env units."""
-        return np.asarray(self.metadata.action_high, np.float32)
-
-    @property
-    def reach_error_rate(self) -> float:
-        """How often `reached` is wrong on held-out pairs."""
-        return self.metadata.reach_error_rate
 
     def shown(self, latents: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch shown"]:
         """What latents say of the frame, without what the robot feels."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -21,8 +22,8 @@ def frame_signature(tokens: Float[Tensor, "batch token dim"]) -> Float[Tensor, "
     return torch.cat([tokens.mean(dim=1), tokens.std(dim=1)], dim=-1)
 
 
-class FamiliarFrames(nn.Module):
-    """A world model over a frozen encoder that can say how unlike its training data a frame looks."""
+class FrozenEncoderModel(nn.Module):
+    """A world model over a frozen encoder: what its logs were, and how unlike them a frame looks."""
 
     familiar_signatures: Tensor
     folder: Path | None = None
@@ -34,6 +35,36 @@ class FamiliarFrames(nn.Module):
         self.encoder = encoder
         self.metadata = metadata
         self.register_buffer("familiar_signatures", torch.zeros(NUM_SIGNATURES, 2 * encoder.width))
+
+    @property
+    def frame_skip(self) -> int:
+        """Env steps a model step."""
+        return self.metadata.frame_skip
+
+    @property
+    def env_name(self) -> str:
+        """Task that the logs were of."""
+        return self.metadata.env_name
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of the logged frames [px]."""
+        return self.metadata.image_size
+
+    @property
+    def action_low(self) -> Float[np.ndarray, " action"]:
+        """Least action, env units."""
+        return np.asarray(self.metadata.action_low, np.float32)
+
+    @property
+    def action_high(self) -> Float[np.ndarray, " action"]:
+        """Largest action, env units."""
+        return np.asarray(self.metadata.action_high, np.float32)
+
+    @property
+    def reach_error_rate(self) -> float:
+        """How often `reached` is wrong on held-out pairs."""
+        return self.metadata.reach_error_rate
 
     def unfamiliarity(self, frames: Frames) -> Float[Tensor, " batch"]:
         """How unlike the training data each frame of (B, 1, H, W, 3) looks.

@@ -7,14 +7,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from .dino_wm import DinoWMConfig, DinoWMPredictor
 from .encoder import Encoder, Frames, load_encoder
-from .familiarity import FamiliarFrames
+from .familiarity import FrozenEncoderModel
 from .metadata import ModelMetadata
 from .pose import gripper_action
 from .token_predictor import TokenPredictor
@@ -28,7 +27,7 @@ FAMILIES: dict[str, tuple[type[PredictorConfig], type[TokenPredictor]]] = {
 }
 
 
-class TokenWorldModel(FamiliarFrames):
+class TokenWorldModel(FrozenEncoderModel):
     """A frozen encoder and a predictor over its tokens, behind the `WorldModel` protocol.
 
     A latent is the layer-normed tokens (P, D) of one frame, each frame encoded by itself as a still clip.
@@ -72,36 +71,6 @@ class TokenWorldModel(FamiliarFrames):
     def family(self) -> str:
         """Name of the predictor's kind."""
         return next(name for name, (_, kind) in FAMILIES.items() if type(self.predictor) is kind)
-
-    @property
-    def frame_skip(self) -> int:
-        """Env steps a model step."""
-        return self.metadata.frame_skip
-
-    @property
-    def env_name(self) -> str:
-        """Task that the logs were of."""
-        return self.metadata.env_name
-
-    @property
-    def image_size(self) -> int:
-        """Height and width of the logged frames [px]."""
-        return self.metadata.image_size
-
-    @property
-    def action_low(self) -> Float[np.ndarray, " action"]:
-        """Least action, env units."""
-        return np.asarray(self.metadata.action_low, np.float32)
-
-    @property
-    def action_high(self) -> Float[np.ndarray, " action"]:
-        """Largest action, env units."""
-        return np.asarray(self.metadata.action_high, np.float32)
-
-    @property
-    def reach_error_rate(self) -> float:
-        """How often `reached` is wrong on held-out pairs."""
-        return self.metadata.reach_error_rate
 
     def encode(
         self, frames: Frames, proprio: Float[Tensor, "batch step proprio"] | None = None
