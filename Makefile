@@ -90,8 +90,6 @@ $(RL_TASKS:%=$(RUNS)/rl_%_latent/model.safetensors): $(RUNS)/rl_%_latent/model.s
 # The shipped weights, measured: `make -j2 results`, or a piece of it (`make results-reacher`). Pieces that run side by
 # side lengthen each other's planning times, and nothing else. What stopped half-way leaves the old numbers.
 ROBUST_TASKS := reacher push_t
-# Where far goals are hardly reached, no change could cost much of them.
-robust.push_t := robust_goals=near
 PLANNERS := icem mppi ps gradient
 # Where 99 % is aimed at, the planner is asked more often: 100 of 100 only tells of more than 96.
 SURE_TASKS := point_mass two_room
@@ -130,7 +128,7 @@ $(PLANNERS:%=results-planner-%): results-planner-%:
 	  $(KEEP)/reacher_planner_$*.json
 
 $(ROBUST_TASKS:%=results-robust-%): results-robust-%:
-	$(EVAL) --env $* --protocol robust --policy planner --episodes 50 $(robust.$*) $(KEEP)/robust_$*.json
+	$(EVAL) --env $* --protocol robust --policy planner --episodes 50 robust_goals=near $(KEEP)/robust_$*.json
 
 results-goal-look:
 	$(EVAL) --env reacher --protocol far --policy planner --episodes 20 --goal-look default --goal-size 480 \
