@@ -45,10 +45,11 @@ logs.cube_push := cube_push varied_cube_push
 settings.two_room := distance.num_steps=15000
 settings.cartpole := proprio=true
 pushed := proprio=true model.predictor=gated model.token_dim=64 num_look_steps=600
+by_arm := $(pushed) model.keypoints=16 model.latent_dim=12
 settings.push_t    := $(pushed) model.keypoints=32 model.latent_dim=16 num_steps=2000 num_predictor_steps=3000
 # What ships was trained with --device cuda: 8 minutes. A core needs some two hours.
-settings.cube_push := $(pushed) model.keypoints=16 model.latent_dim=12 num_steps=4000 num_predictor_steps=8000
-settings.pusher    := $(pushed) model.keypoints=16 model.latent_dim=12 num_steps=2000 num_predictor_steps=6000
+settings.cube_push := $(by_arm) num_steps=4000 num_predictor_steps=8000
+settings.pusher    := $(by_arm) num_steps=2000 num_predictor_steps=6000
 
 logs_of = $(or $(logs.$(1)),varied_$(1))
 manifests = $(1:%=$(DATA)/%/manifest.json)
