@@ -162,7 +162,7 @@ table:
 	$(BIN)/python benchmarks/baselines_table.py --write docs/baselines.md
 
 test:
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2
 
 lint:
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy -p wm_plan
