@@ -23,9 +23,6 @@ from .training_logs import TrainingLogs
 FITTED_FRAMES = 2048
 """Frames that the statistics of tokens are taken from."""
 
-DRAWN_TO_FIND_ALIKE = 64
-"""Batches of windows among which those that feel most alike are found."""
-
 
 class InverseDynamics(nn.Module):
     """Which action led from one latent and its motion to the next; used in training only.
@@ -153,7 +150,9 @@ class HeadStage:
         config, head = self.logs.config, self.model.head
         rng = np.random.default_rng([config.seed, 2, step])
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)) + part)
-        rows = self._drawn(rng)[part_in_batch(config.batch_size, config.accumulate, part)]
+        rows = self.windows.sample(config.batch_size, rng)[
+            part_in_batch(config.batch_size, config.accumulate, part)
+        ]
         share = part_of(len(rows))
         tokens, felt = self.moments[rows[share]]
         tokens = partly_hidden(tokens, len(config.views), config.hide_rate, generator, len(rows), share)
@@ -179,17 +178,6 @@ class HeadStage:
             plain, other = gathered(plain.detach()), gathered(other)
             losses["look"] = config.look_weight * F.mse_loss(other, plain) / plain.var(dim=0).mean()
         return losses
-
-    def _drawn(self, rng: np.random.Generator) -> Int[np.ndarray, "window row"]:
-        """A batch of windows; in groups that feel alike, if asked, each around one of many that are drawn."""
-        config, felt = self.logs.config, self.logs.proprio
-        if config.alike == 1 or felt is None:
-            return self.windows.sample(config.batch_size, rng)
-        drawn = self.windows.sample(DRAWN_TO_FIND_ALIKE * config.batch_size, rng)
-        now = felt[drawn[:, config.model.history - 1]]
-        now = torch.from_numpy(now / now.std(axis=0).clip(min=1e-6))
-        apart = torch.cdist(now[: config.batch_size // config.alike], now)
-        return drawn[apart.topk(config.alike, largest=False).indices.flatten().numpy()]
 
 
 def window_losses(

@@ -20,8 +20,6 @@ class TrainConfig(OptimiserConfig):
         num_steps: optimiser steps of the first stage; 0 leaves the state head as it is, when fine-tuning.
         num_predictor_steps: of the second stage.
         batch_size: windows a step in the first stage.
-        alike: they come in groups of so many that feel most alike, which the contrast must tell apart by what
-            is shown; 1 draws each apart.
         predictor_batch_size: windows a step in the second stage.
         rollout_steps: imagined steps of the first stage's error.
         predictor_rollout_steps: of the second stage's.
@@ -55,7 +53,6 @@ class TrainConfig(OptimiserConfig):
     num_steps: int = 1200
     num_predictor_steps: int = 4000
     batch_size: int = 64
-    alike: int = 1
     predictor_batch_size: int = 256
     rollout_steps: int = 5
     predictor_rollout_steps: int = 8
@@ -91,7 +88,6 @@ class TrainConfig(OptimiserConfig):
             ("num_predictor_steps", 1),
             ("action_block", 1),
             ("batch_size", 1),
-            ("alike", 1),
             ("predictor_batch_size", 1),
             ("rollout_steps", 1),
             ("predictor_rollout_steps", 1),
@@ -109,10 +105,6 @@ class TrainConfig(OptimiserConfig):
         self.check_batch("distance.batch_size", self.distance.batch_size)
         if self.contrast_weight <= 0 and self.rollout_weight <= 0:
             raise ValueError("contrast_weight and rollout_weight are both 0: nothing would be predicted")
-        if self.batch_size % self.alike:
-            raise ValueError(f"batch_size {self.batch_size} is no multiple of alike={self.alike}")
-        if self.alike > 1 and not self.proprio:
-            raise ValueError(f"alike={self.alike} needs proprio=true: windows are alike in what is felt")
         if not self.views or len(set(self.views)) < len(self.views):
             raise ValueError(f"views must name image columns, each once; got {self.views}")
         if not 0 <= self.hide_rate <= 1:
