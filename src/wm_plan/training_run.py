@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shlex
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import fields
@@ -67,10 +65,10 @@ def logged_task(name: str) -> TaskEnv | None:
         return None
 
 
-def provenance(command: str, device: torch.device) -> dict[str, Any]:
+def provenance(command_line: str, device: torch.device) -> dict[str, Any]:
     """Give what a checkpoint says of its making besides settings and data."""
     return {
-        "command": shlex.join([command, *sys.argv[1:]]),
+        "command": command_line,
         "device": device_name(device),
         "versions": versions(),
     }
@@ -91,7 +89,7 @@ def check_training_folder(out: Path, inputs: Sequence[str | Path], *, resume: bo
 
 
 @contextmanager
-def training_folder(out: Path, config: DictConfig, command: str, *, resume: bool) -> Iterator[Path]:
+def training_folder(out: Path, config: DictConfig, command_line: str, *, resume: bool) -> Iterator[Path]:
     """Make the folder of a run, with its `config.yaml`.
 
     What an earlier run left in it is deleted, unless this one resumes it. A run that ends before its first
@@ -102,8 +100,7 @@ def training_folder(out: Path, config: DictConfig, command: str, *, resume: bool
         _delete_run(out)
     out.mkdir(parents=True, exist_ok=True)
     try:
-        line = shlex.join([command, *sys.argv[1:]])
-        (out / RUN_CONFIG_NAME).write_text(f"# {line}\n{as_yaml(config)}", encoding="utf-8")
+        (out / RUN_CONFIG_NAME).write_text(f"# {command_line}\n{as_yaml(config)}", encoding="utf-8")
         yield out
     except BaseException:
         if not (out / STATE_NAME).is_file():

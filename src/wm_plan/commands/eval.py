@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import shlex
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -199,7 +197,7 @@ def _run_cells(
         again = f"Go on with: the same command, --out {out} and --resume" if finished else "Nothing is kept"
         job.warn(f"stopped; {finished} chunks of {work.config.batch_size} episodes are finished. {again}")
         return INTERRUPTED
-    write_atomically(out / CONFIG, f"# {_command_line()}\n{as_yaml(job.config)}")
+    write_atomically(out / CONFIG, f"# {job.command_line}\n{as_yaml(job.config)}")
     if flags.shard is not None:
         found = {"out": out, "shard": flags.shard, "chunks": finished}
         job.print_result(found, f"{out}: shard {flags.shard}, {finished} chunks; wm-eval --merge joins them")
@@ -248,7 +246,7 @@ def _put_together(
     result = {
         "rows": [one.row for one in found],
         **{name: decided[name] for name in ("seed", "threads", "device", "episodes")},
-        "command": _command_line(),
+        "command": job.command_line,
         "wall_s": wall_s,
         "peak_memory_mb": peak_memory_mb(),
         "versions": versions(),
@@ -293,10 +291,6 @@ def _finished_before(job: Job, out: Path, decided: dict[str, Any]) -> int:
 def digest(decided: dict[str, Any]) -> str:
     """40 hexadecimal digits that tell evaluations apart."""
     return hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()[:40]
-
-
-def _command_line() -> str:
-    return shlex.join(["wm-eval", *sys.argv[1:]])
 
 
 def _with_each_planner(job: Job, settings: Any) -> dict[str, Any]:  # noqa: ANN401

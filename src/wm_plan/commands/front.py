@@ -39,6 +39,7 @@ import json
 import math
 import os
 import re
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -162,6 +163,11 @@ class Job:
     _stdout: IO[str] = field(default_factory=lambda: sys.stdout)
 
     @property
+    def command_line(self) -> str:
+        """What was asked for, as a shell would take it."""
+        return str(self.flags.command_line)
+
+    @property
     def console(self) -> Console:
         """A rich console on stderr for progress bars; silent with `--quiet`."""
         from rich.console import Console
@@ -210,7 +216,9 @@ class Command:
     def main(self, argv: Sequence[str] | None = None) -> int:
         """Run the command and give its exit code; never lets an exception out."""
         try:
-            flags, overrides = self.parse(list(sys.argv[1:] if argv is None else argv))
+            given = list(sys.argv[1:] if argv is None else argv)
+            flags, overrides = self.parse(given)
+            flags.command_line = shlex.join([self.name, *given])
             with _stdout_reserved() as stdout:
                 return self._run(flags, overrides, stdout)
         except SystemExit as stop:  # argparse's --help

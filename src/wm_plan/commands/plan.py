@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -206,8 +204,7 @@ def _write_files(
     from wm_plan.pictures import write_figure, write_imagined, write_video
 
     assert result.goal_image is not None
-    line = shlex.join(["wm-plan", *sys.argv[1:]])
-    (folder / "config.yaml").write_text(f"# {line}\n{as_yaml(job.config)}", encoding="utf-8")
+    (folder / "config.yaml").write_text(f"# {job.command_line}\n{as_yaml(job.config)}", encoding="utf-8")
     views = result.frames
     if task.has_state:
         views = [task.render_goal(state, image_size=VIEW_SIZE) for state in result.states]

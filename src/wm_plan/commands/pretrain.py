@@ -83,7 +83,7 @@ def run(job: Job) -> int:
 
     try:
         with (
-            training_folder(out, config, "wm-pretrain", resume=flags.resume) if first else nullcontext(),
+            training_folder(out, config, job.command_line, resume=flags.resume) if first else nullcontext(),
             _ProgressBar(job, settings.num_steps, settings.batch_size, shown=first) as bar,
             scalars,
         ):
@@ -93,7 +93,7 @@ def run(job: Job) -> int:
                 settings,
                 resume=flags.resume,
                 device=device,
-                record=provenance("wm-pretrain", device),
+                record=provenance(job.command_line, device),
                 probe=StateProbes(store, settings, config.probe_labels) if first else None,
                 progress=scalars.following(bar.update),
                 warn=warn,

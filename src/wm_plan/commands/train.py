@@ -144,7 +144,7 @@ def run(job: Job) -> int:
         return DONE
     try:
         with (
-            training_folder(out, config, "wm-train", resume=flags.resume) if first else nullcontext(),
+            training_folder(out, config, job.command_line, resume=flags.resume) if first else nullcontext(),
             _ProgressBars(job, shown=first) as bars,
             scalars,
         ):
@@ -155,7 +155,7 @@ def run(job: Job) -> int:
                 resume=flags.resume,
                 with_encoder=not flags.without_encoder,
                 reached=_tolerance_of(store),
-                record=provenance("wm-train", device),
+                record=provenance(job.command_line, device),
                 on_stage=bars.begin,
                 progress=scalars.following(bars.update),
                 **more,
