@@ -75,7 +75,7 @@ def evaluate_offline(job: Any) -> None:  # noqa: ANN401
         }
         (folder / FILES[0]).write_text(json.dumps(result) + "\n", encoding="utf-8")
         write_plot(folder / FILES[1], rows)
-        (folder / FILES[2]).write_text(f"# {job.command_line}\n{as_yaml(job.config)}", encoding="utf-8")
+        (folder / FILES[2]).write_text(job.config_file, encoding="utf-8")
     job.objective = rows[0]["error"]["imagined"][-1]
     listed = {"places", "ranks"}  # one number a window: in the file only
     told_rows = [{key: value for key, value in row.items() if key not in listed} for row in rows]

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 
-from .configuration import as_yaml
 from .machine import device_name, versions
 from .output_folder import check_output_folder, nearest_existing
 from .tensorboard_scalars import delete_scalars
@@ -89,8 +88,8 @@ def check_training_folder(out: Path, inputs: Sequence[str | Path], *, resume: bo
 
 
 @contextmanager
-def training_folder(out: Path, config: DictConfig, command_line: str, *, resume: bool) -> Iterator[Path]:
-    """Make the folder of a run, with its `config.yaml`.
+def training_folder(out: Path, config_file: str, *, resume: bool) -> Iterator[Path]:
+    """Make the folder of a run, with its `config.yaml` of this text.
 
     What an earlier run left in it is deleted, unless this one resumes it. A run that ends before its first
     checkpoint leaves nothing behind.
@@ -100,7 +99,7 @@ def training_folder(out: Path, config: DictConfig, command_line: str, *, resume:
         _delete_run(out)
     out.mkdir(parents=True, exist_ok=True)
     try:
-        (out / RUN_CONFIG_NAME).write_text(f"# {command_line}\n{as_yaml(config)}", encoding="utf-8")
+        (out / RUN_CONFIG_NAME).write_text(config_file, encoding="utf-8")
         yield out
     except BaseException:
         if not (out / STATE_NAME).is_file():

@@ -171,7 +171,6 @@ def _run_cells(
     shard: tuple[int, int],
 ) -> int:
     """Run what is missing, and put it together; a shard is left to be merged."""
-    from wm_plan.configuration import as_yaml
     from wm_plan.evaluation.chunk_folder import ChunkFolder
     from wm_plan.evaluation.side_by_side import evaluate, settings_of
     from wm_plan.world_model.manifest import write_atomically
@@ -197,7 +196,7 @@ def _run_cells(
         again = f"Go on with: the same command, --out {out} and --resume" if finished else "Nothing is kept"
         job.warn(f"stopped; {finished} chunks of {work.config.batch_size} episodes are finished. {again}")
         return INTERRUPTED
-    write_atomically(out / CONFIG, f"# {job.command_line}\n{as_yaml(job.config)}")
+    write_atomically(out / CONFIG, job.config_file)
     if flags.shard is not None:
         found = {"out": out, "shard": flags.shard, "chunks": finished}
         job.print_result(found, f"{out}: shard {flags.shard}, {finished} chunks; wm-eval --merge joins them")

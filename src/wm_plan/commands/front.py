@@ -168,6 +168,13 @@ class Job:
         return str(self.flags.command_line)
 
     @property
+    def config_file(self) -> str:
+        """What a run keeps as its `config.yaml`: the config, under the command line it came from."""
+        from wm_plan.configuration import as_yaml
+
+        return f"# {self.command_line}\n{as_yaml(self.config)}"
+
+    @property
     def console(self) -> Console:
         """A rich console on stderr for progress bars; silent with `--quiet`."""
         from rich.console import Console

@@ -199,12 +199,11 @@ def _write_files(
     job: Job,
     imagined: Imagined | None,
 ) -> None:
-    from wm_plan.configuration import as_yaml
     from wm_plan.machine import peak_memory_mb
     from wm_plan.pictures import write_figure, write_imagined, write_video
 
     assert result.goal_image is not None
-    (folder / "config.yaml").write_text(f"# {job.command_line}\n{as_yaml(job.config)}", encoding="utf-8")
+    (folder / "config.yaml").write_text(job.config_file, encoding="utf-8")
     views = result.frames
     if task.has_state:
         views = [task.render_goal(state, image_size=VIEW_SIZE) for state in result.states]

@@ -83,7 +83,7 @@ def run(job: Job) -> int:
 
     try:
         with (
-            training_folder(out, config, job.command_line, resume=flags.resume) if first else nullcontext(),
+            training_folder(out, job.config_file, resume=flags.resume) if first else nullcontext(),
             _ProgressBar(job, settings.num_steps, settings.batch_size, shown=first) as bar,
             scalars,
         ):

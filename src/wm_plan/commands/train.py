@@ -144,7 +144,7 @@ def run(job: Job) -> int:
         return DONE
     try:
         with (
-            training_folder(out, config, job.command_line, resume=flags.resume) if first else nullcontext(),
+            training_folder(out, job.config_file, resume=flags.resume) if first else nullcontext(),
             _ProgressBars(job, shown=first) as bars,
             scalars,
         ):
