@@ -82,9 +82,11 @@ def test_the_same_seed_gives_the_same_plan_and_another_seed_another(name):
 
 @every_planner
 def test_no_seed_gives_fresh_noise_each_time(name):
-    planner = make(name, num_iterations=2)  # many gradient steps may end in the same place from anywhere
-    first, second = (planner.optimize(quadratic_cost(TARGET)) for _ in range(2))
-    assert not torch.equal(first.actions, second.actions)
+    # The plans may agree: what descends from the warm start draws no noise, and may be the best of all.
+    first, second = Recorder(quadratic_cost(TARGET)), Recorder(quadratic_cost(TARGET))
+    for cost in (first, second):
+        make(name, num_iterations=1).optimize(cost)
+    assert not torch.equal(first.asked[0], second.asked[0])
 
 
 @every_planner
