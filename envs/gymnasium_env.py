@@ -82,7 +82,7 @@ class GymnasiumRobot(RobotEnv):
             action_bounds=(self._actions.low, self._actions.high),
             default_frame_skip=model_step(control_timestep),
             usual=data.qpos,
-            free_view=_own_view(bare),
+            free_view=_own_view(bare, model, data),
             **options,
         )
         self._nominal_model = own_copy(model)  # the environment keeps its model, so that is what changes
@@ -232,14 +232,14 @@ class ActionBox:
         return command.astype(self._space.dtype)
 
 
-def _own_view(bare: Any) -> FreeView:  # noqa: ANN401 - any env
+def _own_view(bare: gymnasium.Env, model: mujoco.MjModel, data: mujoco.MjData) -> FreeView:
     """What gymnasium's own renderer shows: the middle of all geoms, as the environment's settings say."""
     camera = mujoco.MjvCamera()
     settings = getattr(getattr(bare, "mujoco_renderer", None), "default_cam_config", None) or {}
-    lookat = np.asarray(settings.get("lookat", np.median(bare.data.geom_xpos, axis=0)), np.float64)
+    lookat = np.asarray(settings.get("lookat", np.median(data.geom_xpos, axis=0)), np.float64)
     return FreeView(
         lookat=(float(lookat[0]), float(lookat[1]), float(lookat[2])),
-        distance=float(settings.get("distance", bare.model.stat.extent)),
+        distance=float(settings.get("distance", model.stat.extent)),
         azimuth=float(settings.get("azimuth", camera.azimuth)),
         elevation=float(settings.get("elevation", camera.elevation)),
     )
