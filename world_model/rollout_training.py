@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -19,9 +20,10 @@ from .training_logs import TrainingLogs
 def rollout_stage(
     logs: TrainingLogs, model: CompactWorldModel, latents: Float[Tensor, "row latent"]
 ) -> Stage:
-    """Squared error of imagined latents over rollouts, at a hundredth of the first stage's cost a step.
+    """Error of imagined latents over rollouts, at a hundredth of the first stage's cost a step.
 
-    Each member of an ensemble sees windows of its own, as many as a predictor alone would.
+    Squared, or by its size where it is large: a few windows in which a push is made or missed would outweigh
+    all others. Each member of an ensemble sees windows of its own, as many as a predictor alone would.
     """
     config, history = logs.config, logs.config.model.history
     windows = logs.windows(config.predictor_rollout_steps)
@@ -36,7 +38,10 @@ def rollout_stage(
         imagine = predictor.shared_out if isinstance(predictor, EnsemblePredictor) else predictor
         imagined = imagine(latents[rows[:, :history]], actions)
         error = (imagined - latents[rows[:, history:]]) / scale_of(predictor)
-        return {"long_rollout": error.square().sum(-1).mean()}
+        if not config.huber_beta:
+            return {"long_rollout": error.square().sum(-1).mean()}
+        near = F.smooth_l1_loss(error, torch.zeros_like(error), reduction="none", beta=config.huber_beta)
+        return {"long_rollout": near.sum(-1).mean()}
 
     def held_out_error() -> float:
         return open_loop_error(model, latents, logs.actions, logs.store, logs.held_episodes)[-1]

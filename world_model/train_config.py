@@ -23,6 +23,8 @@ class TrainConfig(OptimiserConfig):
         predictor_batch_size: windows a step in the second stage.
         rollout_steps: imagined steps of the first stage's error.
         predictor_rollout_steps: of the second stage's.
+        huber_beta: an error of the second stage beyond it counts by its size, not its square; 0 squares all.
+            In units of how much that number of a latent varies, if `model.predictor` is gated.
         contrast_weight: of telling the latent that follows from all others in the batch.
         rollout_weight: of the squared error of imagined latents, in the first stage.
         stop_gradient: whether that error leaves alone the latents that really follow.
@@ -56,6 +58,7 @@ class TrainConfig(OptimiserConfig):
     predictor_batch_size: int = 256
     rollout_steps: int = 5
     predictor_rollout_steps: int = 8
+    huber_beta: float = 0.0
     contrast_weight: float = 1.0
     rollout_weight: float = 0.0
     stop_gradient: bool = False
@@ -107,6 +110,8 @@ class TrainConfig(OptimiserConfig):
             raise ValueError("contrast_weight and rollout_weight are both 0: nothing would be predicted")
         if not self.views or len(set(self.views)) < len(self.views):
             raise ValueError(f"views must name image columns, each once; got {self.views}")
+        if not self.huber_beta >= 0:
+            raise ValueError(f"huber_beta must be at least 0, got {self.huber_beta}")
         if not 0 <= self.hide_rate <= 1:
             raise ValueError(f"hide_rate must be from 0 to 1, got {self.hide_rate}")
         if not 0 < self.held_out < 1:

@@ -14,14 +14,15 @@ from tests.processes import in_two_processes
 from wm_plan.world_model.compact import load_model
 from wm_plan.world_model.compact_config import CompactConfig, PredictorKind
 from wm_plan.world_model.compact_predictors import make_predictor, scale_of
-from wm_plan.world_model.head_training import InverseDynamics, window_losses
+from wm_plan.world_model.head_training import InverseDynamics, all_latents, window_losses
 from wm_plan.world_model.predictor_training import train_world_model
+from wm_plan.world_model.rollout_training import rollout_stage
 from wm_plan.world_model.store import TrajectoryStore
 from wm_plan.world_model.store_writer import StoreWriter
 from wm_plan.world_model.temporal_distance import DistanceConfig
 from wm_plan.world_model.train_config import TrainConfig
-from wm_plan.world_model.training_logs import block_actions, check_logs
-from wm_plan.world_model.training_state import load_state
+from wm_plan.world_model.training_logs import TrainingLogs, block_actions, check_logs
+from wm_plan.world_model.training_state import load_state, no_progress
 
 SIZES = {"latent_dim": 8, "token_dim": 8, "head_width": 48, "history": 2, "predictor_width": 48}
 FILES = {"config.json", "encoder", "metrics.jsonl", "model.safetensors", "training.safetensors"}
@@ -345,6 +346,28 @@ def test_another_run_is_not_resumed(tmp_path: Path) -> None:
             train_world_model(*arguments, resume=True)
 
 
+def test_errors_of_rollouts_count_squared_or_beyond_a_bound_by_their_size(trained) -> None:
+    _, store, encoder, _, model, _ = trained
+
+    def loss(beta: float) -> float:
+        logs = TrainingLogs(store, encoder, make_config(huber_beta=beta))
+        latents = all_latents(model.head, logs.moments(no_progress))
+        with torch.no_grad():
+            return rollout_stage(logs, model, latents).losses(0, 0)["long_rollout"].item()
+
+    config = make_config()
+    logs = TrainingLogs(store, encoder, config)
+    latents = all_latents(model.head, logs.moments(no_progress))
+    rng = np.random.default_rng([config.seed, 3, 0])
+    rows = logs.windows(config.predictor_rollout_steps).sample(config.predictor_batch_size, rng)
+    actions = model.normalise_actions(logs.actions[torch.from_numpy(rows)])[:, 1:-1]
+    error = (model.predictor(latents[rows[:, :2]], actions) - latents[rows[:, 2:]]).detach()
+    squared, size = (each.sum(-1).mean().item() for each in (error.square(), error.abs()))
+    assert loss(0.0) == pytest.approx(squared, rel=1e-4)
+    assert 2e3 * loss(1e3) == pytest.approx(squared, rel=1e-4)
+    assert loss(1e-7) == pytest.approx(size, rel=1e-4)
+
+
 def test_logs_that_do_not_serve_are_named(tmp_path: Path) -> None:
     dots = write_dots(tmp_path / "dots", 3, num_steps=5)
     with StoreWriter(tmp_path / "blind", RECIPE, 1) as writer:
@@ -373,6 +396,7 @@ def test_logs_that_do_not_serve_are_named(tmp_path: Path) -> None:
     [
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"held_out": 0.0}, "held_out must be between 0 and 1, got 0.0"),
+        ({"huber_beta": -0.1}, "huber_beta must be at least 0, got -0.1"),
     ],
 )
 def test_settings_out_of_range_are_named(overrides: dict, message: str) -> None:
