@@ -17,6 +17,7 @@ from wm_plan.planners import (
     TerminalValue,
     ViaPoints,
 )
+from wm_plan.planners.objectives import SOONER
 
 # One row, two candidates, three steps, latents of two numbers.
 IMAGINED = torch.tensor([[[[1.0, 0], [2, 0], [2, 1]], [[0, 1], [0, 2], [0, 4]]]])
@@ -35,7 +36,10 @@ def cost(objective):
         (GoalDistance("l2"), [1, 8]),
         (GoalDistance("l2", reduce="sum"), [5 + 4 + 1, 5 + 4 + 8]),
         (GoalDistance("l2", reduce="discounted", discount=0.5), [5 + 2 + 0.25, 5 + 2 + 2]),
-        (GoalDistance("l2", reduce="closest"), [1 + 0.2 * 1, 4 + 0.2 * 8]),
+        (
+            GoalDistance("l2", reduce="closest"),
+            [1 + 0.2 * 1 + SOONER * 10 / 3, 4 + 0.2 * 8 + SOONER * 13 / 3],
+        ),
         (ControlCost(), [9, 2]),
         (RateCost(), [1, 5]),
         (Stillness(), [1, 4]),
@@ -50,6 +54,14 @@ def cost(objective):
 )
 def test_costs_are_those_worked_out_by_hand(objective, expected):
     assert cost(objective) == pytest.approx(expected)
+
+
+def test_of_plans_that_come_as_close_the_soonest_costs_least_and_a_detour_may_still_win():
+    plans = torch.tensor([[[4.0, 1, 1, 1], [4, 4, 4, 1], [5, 6, 4, 1], [3, 2, 2, 2]]])
+    soon, late, detour, greedy = GoalDistance("l2", reduce="closest")(
+        plans.sqrt().unsqueeze(-1), torch.zeros(1, 4, 4, 1), torch.zeros(1, 1, 1)
+    )[0].tolist()
+    assert soon < late < detour < greedy
 
 
 def test_cosine_distance_is_zero_in_the_goals_direction_and_one_across():
