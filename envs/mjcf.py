@@ -28,7 +28,7 @@ class MjcfEnv(RobotEnv):
             actuators, or an actuator without a `ctrlrange`.
     """
 
-    def __init__(self, path: str | Path, **options: Any) -> None:  # noqa: ANN401
+    def __init__(self, path: str | Path, **options: Any) -> None:  # noqa: ANN401 - passed on
         """Read `path`; the options are those of `TaskEnv`."""
         model = read_model(path)
         bounds = actuator_bounds(model, str(path))

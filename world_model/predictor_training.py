@@ -7,7 +7,7 @@ Stages, each on what the one before leaves fixed:
    resolves everything that tells frames apart), inverse dynamics, the tokens told from the latent, agreement
    of a frame in two looks;
    afterwards the head alone learns to give the latents of plain frames in every other look that was logged;
-2. the predictor, anew, on the now fixed and scaled latents: squared error over longer rollouts, at a
+2. the predictor, anew, on the now fixed and scaled latents: error over longer rollouts, at a
    hundredth of the first stage's cost a step;
 3. the temporal distance, on the same latents, and the reward, if it is asked for.
 

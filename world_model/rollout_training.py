@@ -38,10 +38,11 @@ def rollout_stage(
         imagine = predictor.shared_out if isinstance(predictor, EnsemblePredictor) else predictor
         imagined = imagine(latents[rows[:, :history]], actions)
         error = (imagined - latents[rows[:, history:]]) / scale_of(predictor)
-        if not config.huber_beta:
-            return {"long_rollout": error.square().sum(-1).mean()}
-        near = F.smooth_l1_loss(error, torch.zeros_like(error), reduction="none", beta=config.huber_beta)
-        return {"long_rollout": near.sum(-1).mean()}
+        if beta := config.huber_beta:
+            counted = F.smooth_l1_loss(error, torch.zeros_like(error), reduction="none", beta=beta)
+        else:
+            counted = error.square()
+        return {"long_rollout": counted.sum(-1).mean()}
 
     def held_out_error() -> float:
         return open_loop_error(model, latents, logs.actions, logs.store, logs.held_episodes)[-1]

@@ -348,16 +348,15 @@ def test_another_run_is_not_resumed(tmp_path: Path) -> None:
 
 def test_errors_of_rollouts_count_squared_or_beyond_a_bound_by_their_size(trained) -> None:
     _, store, encoder, _, model, _ = trained
-
-    def loss(beta: float) -> float:
-        logs = TrainingLogs(store, encoder, make_config(huber_beta=beta))
-        latents = all_latents(model.head, logs.moments(no_progress))
-        with torch.no_grad():
-            return rollout_stage(logs, model, latents).losses(0, 0)["long_rollout"].item()
-
     config = make_config()
     logs = TrainingLogs(store, encoder, config)
     latents = all_latents(model.head, logs.moments(no_progress))
+
+    def loss(beta: float) -> float:
+        logs = TrainingLogs(store, encoder, make_config(huber_beta=beta))
+        with torch.no_grad():
+            return rollout_stage(logs, model, latents).losses(0, 0)["long_rollout"].item()
+
     rng = np.random.default_rng([config.seed, 3, 0])
     rows = logs.windows(config.predictor_rollout_steps).sample(config.predictor_batch_size, rng)
     actions = model.normalise_actions(logs.actions[torch.from_numpy(rows)])[:, 1:-1]
