@@ -23,6 +23,9 @@ class ObjectiveConfig:
     reduce: Reduce = Reduce.sum
     discount: float = 0.95
     """Weight of a step relative to the one before, for `reduce=discounted`."""
+    whitening: float = 0.0
+    """Power with which the goal distance counts what changes slowly more: 0 takes latents as they are, with 1
+    all directions change alike within five model steps of the logs."""
     temporal_distance: float = 20.0
     """Per model step that the model believes is still to go at the end of the plan."""
     control_cost: float = 0.0

@@ -167,24 +167,33 @@ class GoalDistance(Term):
         distance: "l1", "l2" (the sum of squared differences) or "cosine", over what is known of the goal.
         reduce: "last" step, "sum" over the steps, "discounted" sum, or "closest".
         discount: weight of a step relative to the one before, for "discounted".
+        scale: (S, S), what the first S numbers of both latents are multiplied with, and no others count; a
+            world model's `change_scale`, say. None takes latents as they are.
 
     Raises:
         ValueError: an unknown distance or reduction.
     """
 
     def __init__(
-        self, distance: Distance | str = "l2", reduce: Reduce | str = "last", discount: float = 0.95
+        self,
+        distance: Distance | str = "l2",
+        reduce: Reduce | str = "last",
+        discount: float = 0.95,
+        scale: Tensor | None = None,
     ) -> None:
         self.distance = as_choice(Distance, "distance", distance)
         self.reduce = as_choice(Reduce, "reduce", reduce)
         self.discount = discount
+        self.scale = scale
 
     def __call__(self, imagined: Tensor, actions: Tensor, goal: Tensor) -> Cost:
         """Distance of each candidate."""
         if self.reduce is Reduce.last:
             imagined = imagined[:, :, -1:]  # no distance is computed in vain
-        steps = self.distance.between(imagined.flatten(3), goal.flatten(2).unsqueeze(2))
-        return self.reduce.over(steps, self.discount)
+        imagined, goal = imagined.flatten(3), goal.flatten(2).unsqueeze(2)
+        if self.scale is not None:
+            imagined, goal = (latent[..., : len(self.scale)] @ self.scale for latent in (imagined, goal))
+        return self.reduce.over(self.distance.between(imagined, goal), self.discount)
 
 
 class ControlCost(Term):

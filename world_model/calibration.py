@@ -17,6 +17,7 @@ from .surprise import fit_surprise
 from .training_logs import block_actions
 
 OPEN_LOOP_STEPS = 10
+CHANGE_STEPS = 5
 _NEIGHBOURS = 24
 _MAX_FRAMES = 3000
 _MAX_EPISODES = 200
@@ -92,13 +93,14 @@ def calibrate(
     held: Int[np.ndarray, " chosen"],
     reached: Reached | None,
 ) -> None:
-    """Measure open-loop error and the threshold of `reached`, and put both into the model's metadata.
+    """Measure open-loop error, the threshold of `reached` and changes, and put them into the metadata.
 
     Without a `reached` that knows the task, or without states in the log, a pair counts as reached when it is
     at most one model step apart in one episode.
     """
     metadata = model.metadata
     metadata.open_loop_error = open_loop_error(model, latents, actions, store, held)
+    calibrate_changes(model, latents, store, held)
     rng = np.random.default_rng(0)
     rows = np.concatenate([np.arange(store.num_rows)[store.episode_rows(e)] for e in held])
     if reached is not None and "state" in store.columns:
@@ -109,6 +111,27 @@ def calibrate(
     metadata.reach_threshold, metadata.reach_error_rate = reach_threshold(
         model.shown(latents[rows]), states, reached, rng
     )
+
+
+@torch.no_grad()
+def calibrate_changes(
+    model: CompactWorldModel,
+    latents: Float[Tensor, "row latent"],
+    store: TrajectoryStore,
+    episodes: Int[np.ndarray, " chosen"],
+) -> None:
+    """Measure how what latents show changes within five model steps, and put it into the model's metadata.
+
+    In episodes that are shorter, within as many steps as they have.
+    """
+    shown, outer, count = model.shown(latents).double(), torch.zeros(()), 0
+    for episode in episodes:
+        rows = shown[store.episode_rows(episode)][:: model.action_block]
+        steps = max(1, min(CHANGE_STEPS, len(rows) - 1))
+        changes = rows[steps:] - rows[:-steps]
+        outer, count = outer + changes.T @ changes, count + len(changes)
+    mean = (outer / max(count, 1)).float()
+    model.metadata.latent_changes = [[float(f"{value:.6g}") for value in row] for row in mean.tolist()]
 
 
 @torch.no_grad()

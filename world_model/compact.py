@@ -234,6 +234,30 @@ class CompactWorldModel(FrozenEncoderModel):
         """What latents say of the frame, without what the robot feels."""
         return latents[..., : self.config.latent_dim]
 
+    def change_scale(self, power: float) -> Float[Tensor, "shown shown"]:
+        """What to multiply shown latents with, so that the squared distance counts what changes slowly more.
+
+        A robot moves at once, what it pushes slowly, and that turns more slowly still: a distance that counts
+        all alike is one of the robot. This is Mahalanobis', by the covariance of changes, to a power.
+
+        Args:
+            power: 0 leaves latents as they are, 1 makes all that changes alike.
+
+        Raises:
+            ValueError: a power outside [0, 1], or nobody has measured how latents change.
+        """
+        if not 0 <= power <= 1:
+            raise ValueError(f"whitening={power} is not allowed; give 0 to 1")
+        if not self.metadata.latent_changes:
+            raise ValueError(
+                "the model does not know how its latents change: train it anew, or see "
+                "wm_plan.world_model.calibration.calibrate_changes; or give objective.whitening=0"
+            )
+        changes = torch.tensor(self.metadata.latent_changes, device=self.latent_variance.device)
+        values, axes = torch.linalg.eigh(changes)
+        usual = values.mean()
+        return axes * (values.clamp(min=1e-4 * usual) / usual) ** (-power / 2) @ axes.T
+
     def normalise_actions(self, actions: Float[Tensor, "*batch action"]) -> Float[Tensor, "*batch action"]:
         """Env units to [-1, 1]."""
         return (actions - self.action_middle) / self.action_half

@@ -34,6 +34,8 @@ class ModelMetadata:
         open_loop_error: squared error of imagined latents over latent variance, on held-out episodes,
             by horizon.
         surprise: what errors of imagination are usual; None where nobody has measured it.
+        latent_changes: mean outer product of what latents show changing within five model steps of held-out
+            episodes, (latent, latent); empty where nobody has measured it.
         training: command, data, times and versions.
     """
 
@@ -53,6 +55,7 @@ class ModelMetadata:
     proprio_dim: int = 0
     action_block: int = 1
     surprise: SurpriseCalibration | None = None
+    latent_changes: list[list[float]] = field(default_factory=list)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ModelMetadata:

@@ -110,13 +110,17 @@ def prior_of(model: CompactWorldModel | TokenWorldModel) -> PolicyPrior:
 def make_objective(model: CompactWorldModel | TokenWorldModel, config: ObjectiveConfig) -> Term:
     """Add up the terms whose weight is not 0; the temporal distance only of a model that has learned one.
 
+    Whitening, too, is for compact models alone: over tokens it is left out.
+
     Raises:
-        ValueError: all weights are 0, or one is negative.
+        ValueError: all weights are 0, or one is negative; or changes are not known that whitening needs.
     """
     steps_to_go = getattr(model, "temporal_distance", None)
     learned = {} if steps_to_go is None else {"temporal_distance": TemporalDistance(steps_to_go)}
+    whitened = getattr(model, "change_scale", None) if config.whitening else None
+    scale = None if whitened is None else whitened(config.whitening)
     terms: dict[str, Term] = {
-        "goal_distance": GoalDistance(config.distance, config.reduce, config.discount),
+        "goal_distance": GoalDistance(config.distance, config.reduce, config.discount, scale),
         **learned,
         "control_cost": ControlCost(),
         "rate_cost": RateCost(),

@@ -162,3 +162,11 @@ def test_disagreement_is_the_variance_of_the_members_whatever_stands_beside_it()
     assert GoalDistance("l1").evaluate(IMAGINED, ACTIONS, GOAL, members).cost[0].tolist() == pytest.approx(
         [1, 4]
     )
+
+
+def test_a_scale_is_applied_to_the_first_numbers_and_leaves_out_the_others() -> None:
+    scale = torch.tensor([[0.0, 2.0], [3.0, 0.0]])
+    imagined = torch.tensor([1.0, 2.0, 50.0]).reshape(1, 1, 1, 3)
+    goal = torch.tensor([0.0, 0.0, torch.nan]).reshape(1, 1, 3)
+    cost = GoalDistance("l2", scale=scale)(imagined, torch.zeros(1, 1, 1, 1), goal)
+    assert cost.item() == pytest.approx(6.0**2 + 2.0**2)

@@ -7,7 +7,13 @@ import pytest
 import torch
 
 from tests.dot_world import RECIPE, make_encoder
-from wm_plan.world_model.calibration import calibrate, open_loop_error, reach_threshold
+from wm_plan.world_model.calibration import (
+    CHANGE_STEPS,
+    calibrate,
+    calibrate_changes,
+    open_loop_error,
+    reach_threshold,
+)
 from wm_plan.world_model.compact import CompactConfig, CompactWorldModel
 from wm_plan.world_model.metadata import ModelMetadata
 from wm_plan.world_model.store import TrajectoryStore
@@ -101,3 +107,38 @@ def test_without_known_states_next_frames_count_as_reached(tmp_path: Path) -> No
     # a step moves by SPEED times a vector of length .77 on average
     assert 0.2 * SPEED**2 < metadata.reach_threshold < 2 * SPEED**2
     assert 0 < metadata.reach_error_rate < 0.5
+
+
+def test_a_whitened_distance_counts_what_changes_slowly_more(tmp_path: Path) -> None:
+    """With the full power latents change alike in all directions, with none they are what they were."""
+    store = write_walks(tmp_path / "walks")
+    turned = torch.tensor([[0.8, 0.6], [-0.6, 0.8]]) @ torch.diag(torch.tensor([1.0, 0.1]))
+    latents = rows_of(store)[0] @ turned
+    model = make_model(SPEED)
+    with pytest.raises(ValueError, match="does not know how its latents change"):
+        model.change_scale(0.5)
+    calibrate_changes(model, latents, store, np.arange(8))
+    changes = torch.cat(
+        [
+            latents[store.episode_rows(e)][CHANGE_STEPS:] - latents[store.episode_rows(e)][:-CHANGE_STEPS]
+            for e in range(8)
+        ]
+    )
+    assert torch.allclose(model.change_scale(0.0), torch.eye(2), atol=1e-5)
+    assert changes.std(dim=0)[0] > 5 * changes.std(dim=0)[1]
+    whitened = changes @ model.change_scale(1.0)
+    spread = whitened.T @ whitened / len(whitened)
+    assert torch.allclose(spread, spread[0, 0] * torch.eye(2), atol=1e-3 * float(spread[0, 0]))
+    halfway = (changes @ model.change_scale(0.5)).square().mean(dim=0).sqrt()
+    assert 1.5 < halfway[0] / halfway[1] < 5
+    with pytest.raises(ValueError, match="whitening=2 is not allowed; give 0 to 1"):
+        model.change_scale(2)
+
+
+def test_changes_are_measured_of_episodes_too_short_for_five_steps(tmp_path: Path) -> None:
+    store = write_walks(tmp_path / "walks", num_steps=2)
+    model, latents = make_model(SPEED), rows_of(store)[0]
+    calibrate_changes(model, latents, store, np.arange(8))
+    first, last = latents[0::3], latents[2::3]
+    expected = (last - first).T @ (last - first) / 8
+    assert torch.allclose(torch.tensor(model.metadata.latent_changes), expected, rtol=1e-4)
