@@ -30,6 +30,10 @@ log.varied_cube_reach := --env cube_reach --episodes 600 --seed 200 --varied
 log.varied_cube_push  := --env cube_push --episodes 1000 --steps 60 --seed 200 --varied
 log.reacher           := --env reacher --episodes 1000 --seed 100
 log.push_t            := --env push_t --episodes 1500 --steps 60 --seed 100
+log.push_t_a          := --env push_t --episodes 2400 --steps 60 --seed 300
+log.push_t_b          := --env push_t --episodes 2400 --steps 60 --seed 400
+# No script presses into a wall while the T lies still; a search does, where it was never told that nothing moves.
+log.tried_push_t      := --env push_t --episodes 1200 --steps 60 --seed 500 --policy 'scripted:bursts=0.3*.6+random*.4'
 # Arms: what a search tries with them is nothing that a script would do.
 tried := --episodes 2500 --steps 60 --seed 100 --policy scripted:bursts=0.08
 log.pusher            := --env pusher $(tried)
@@ -39,14 +43,14 @@ LOGS := $(patsubst log.%,%,$(filter log.%,$(.VARIABLES)))
 
 # What a task's predictor is trained on (varied_TASK where nothing else is said), and its settings.
 logs.reacher   := reacher varied_reacher renderer_reacher
-logs.push_t    := push_t varied_push_t
+logs.push_t_base := push_t varied_push_t
 logs.pusher    := pusher varied_pusher
 logs.cube_push := cube_push varied_cube_push
 settings.two_room := distance.num_steps=15000
 settings.cartpole := proprio=true
 pushed := proprio=true model.predictor=gated model.token_dim=64 num_look_steps=600
 by_arm := $(pushed) model.keypoints=16 model.latent_dim=12
-settings.push_t    := $(pushed) model.keypoints=32 model.latent_dim=16 num_steps=2000 num_predictor_steps=3000
+settings.push_t_base := $(pushed) model.keypoints=32 model.latent_dim=16 num_steps=2000 num_predictor_steps=3000
 # What ships was trained with --device cuda: 8 minutes. A core needs some two hours.
 settings.cube_push := $(by_arm) num_steps=4000 num_predictor_steps=8000
 settings.pusher    := $(by_arm) num_steps=2000 num_predictor_steps=6000
@@ -73,10 +77,26 @@ train-all: encoder predictors baselines
 # Predictors, each with its decoder and its policy prior (GCBC) beside it.
 predictors: $(TASKS:%=$(RUNS)/%/model.safetensors)
 
-$(TASKS:%=$(RUNS)/%/model.safetensors): $(RUNS)/%/model.safetensors: \
+BASES := $(TASKS:push_t=push_t_base)
+
+$(BASES:%=$(RUNS)/%/model.safetensors): $(RUNS)/%/model.safetensors: \
   $$(call manifests,$$(call logs_of,$$*)) $(RUNS)/encoder/model.safetensors
 	$(BIN)/wm-train --data $(addprefix $(DATA)/,$(call logs_of,$*)) --encoder $(RUNS)/encoder --out $(@D) \
 	  --also decoder,prior $(settings.$*)
+
+# push_t's predictor goes on over more logs, on the latents of the base: first single steps, then rollouts.
+FURTHER := num_steps=0 huber_beta=0.1
+STEPS_LOGS := push_t_a push_t_b varied_push_t
+ROLLOUTS_LOGS := push_t_a push_t_b tried_push_t varied_push_t
+
+$(RUNS)/push_t_steps/model.safetensors: $(call manifests,$(STEPS_LOGS)) $(RUNS)/push_t_base/model.safetensors
+	$(BIN)/wm-train --from $(RUNS)/push_t_base --data $(STEPS_LOGS:%=$(DATA)/%) --out $(@D) $(FURTHER) \
+	  predictor_rollout_steps=1 predictor_batch_size=512 learning_rate=2e-3 num_predictor_steps=15000
+
+$(RUNS)/push_t/model.safetensors: $(call manifests,$(ROLLOUTS_LOGS)) $(RUNS)/push_t_steps/model.safetensors
+	$(BIN)/wm-train --from $(RUNS)/push_t_steps --data $(ROLLOUTS_LOGS:%=$(DATA)/%) --out $(@D) $(FURTHER) \
+	  predictor_rollout_steps=8 predictor_batch_size=256 learning_rate=1e-3 num_predictor_steps=8000
+	cp -r $(RUNS)/push_t_base/decoder $(RUNS)/push_t_base/prior $(@D)
 
 # Reinforcement learning, from state and from the latents of the task's predictor (docs/baselines.md).
 baselines: $(RL_TASKS:%=$(RUNS)/rl_%/model.safetensors) $(RL_TASKS:%=$(RUNS)/rl_%_latent/model.safetensors)
