@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -100,7 +100,7 @@ def calibrate(
     """
     metadata = model.metadata
     metadata.open_loop_error = open_loop_error(model, latents, actions, store, held)
-    calibrate_changes(model, latents, store, held)
+    calibrate_changes(model, store, held, latents)
     rng = np.random.default_rng(0)
     rows = np.concatenate([np.arange(store.num_rows)[store.episode_rows(e)] for e in held])
     if reached is not None and "state" in store.columns:
@@ -116,19 +116,20 @@ def calibrate(
 @torch.no_grad()
 def calibrate_changes(
     model: CompactWorldModel,
-    latents: Float[Tensor, "row latent"],
     store: TrajectoryStore,
-    episodes: Int[np.ndarray, " chosen"],
+    episodes: Int[np.ndarray, " chosen"] | None = None,
+    latents: Float[Tensor, "row latent"] | None = None,
 ) -> None:
     """Measure how what latents show changes within five model steps, and put it into the model's metadata.
 
-    In episodes that are shorter, within as many steps as they have.
+    In episodes that are shorter, within as many steps as they have. Arguments and errors are those of
+    `calibrate_surprise`, and so is the way to give a folder what it lacks.
     """
-    shown, outer, count = model.shown(latents).double(), torch.zeros(()), 0
-    for episode in episodes:
-        rows = shown[store.episode_rows(episode)][:: model.action_block]
+    outer, count = torch.zeros(()), 0
+    for rows, known in _latents_of_some(model, store, episodes, latents):
+        shown = model.shown(known).double()
         steps = max(1, min(CHANGE_STEPS, len(rows) - 1))
-        changes = rows[steps:] - rows[:-steps]
+        changes = shown[steps:] - shown[:-steps]
         outer, count = outer + changes.T @ changes, count + len(changes)
     mean = (outer / max(count, 1)).float()
     model.metadata.latent_changes = [[float(f"{value:.6g}") for value in row] for row in mean.tolist()]
@@ -158,17 +159,26 @@ def calibrate_surprise(
     Raises:
         ValueError: the episodes are too short, or the store lacks a column that the model sees.
     """
+    actions = block_actions(store, model.action_block)
+    found = [(known, actions[rows]) for rows, known in _latents_of_some(model, store, episodes, latents)]
+    model.metadata.surprise = fit_surprise(model, found)
+
+
+def _latents_of_some(
+    model: CompactWorldModel,
+    store: TrajectoryStore,
+    episodes: Int[np.ndarray, " chosen"] | None,
+    latents: Float[Tensor, "row latent"] | None,
+) -> Iterator[tuple[Int[np.ndarray, " row"], Float[Tensor, "row latent"]]]:
+    """Rows, a model step apart, and latents of each episode, of at most `_MAX_EPISODES` held-out ones."""
     if episodes is None:
         recorded = model.metadata.training.get("config", {})
         episodes = store.split(recorded.get("held_out", 0.05), recorded.get("seed", 0))[1]
     if len(episodes) > _MAX_EPISODES:
         episodes = episodes[np.linspace(0, len(episodes) - 1, _MAX_EPISODES).astype(np.int64)]
-    actions, found = block_actions(store, model.action_block), []
     for episode in episodes:
         rows = np.arange(store.num_rows)[store.episode_rows(episode)][:: model.action_block]
-        known = _encoded(model, store, rows) if latents is None else latents[rows]
-        found.append((known, actions[rows]))
-    model.metadata.surprise = fit_surprise(model, found)
+        yield rows, _encoded(model, store, rows) if latents is None else latents[rows]
 
 
 def _encoded(

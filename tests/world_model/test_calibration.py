@@ -117,7 +117,7 @@ def test_a_whitened_distance_counts_what_changes_slowly_more(tmp_path: Path) -> 
     model = make_model(SPEED)
     with pytest.raises(ValueError, match="does not know how its latents change"):
         model.change_scale(0.5)
-    calibrate_changes(model, latents, store, np.arange(8))
+    calibrate_changes(model, store, np.arange(8), latents)
     changes = torch.cat(
         [
             latents[store.episode_rows(e)][CHANGE_STEPS:] - latents[store.episode_rows(e)][:-CHANGE_STEPS]
@@ -138,7 +138,7 @@ def test_a_whitened_distance_counts_what_changes_slowly_more(tmp_path: Path) -> 
 def test_changes_are_measured_of_episodes_too_short_for_five_steps(tmp_path: Path) -> None:
     store = write_walks(tmp_path / "walks", num_steps=2)
     model, latents = make_model(SPEED), rows_of(store)[0]
-    calibrate_changes(model, latents, store, np.arange(8))
+    calibrate_changes(model, store, np.arange(8), latents)
     first, last = latents[0::3], latents[2::3]
     expected = (last - first).T @ (last - first) / 8
     assert torch.allclose(torch.tensor(model.metadata.latent_changes), expected, rtol=1e-4)
