@@ -57,7 +57,9 @@ def planner_line(task: str, predictor: Path, result: Path) -> list[str]:
 
 
 def logged_steps(training: dict[str, Any]) -> int:
-    """Env steps in the logs that a predictor was trained on.
+    """Env steps in the logs that a predictor was trained on, and of the trainings that it went on from.
+
+    Logs that two of these trainings share count in each.
 
     Raises:
         ValueError: episodes of several lengths, which are not told apart.
@@ -65,7 +67,8 @@ def logged_steps(training: dict[str, Any]) -> int:
     lengths = {log["num_steps"] * log["frame_skip"] for log in training["data"]}
     if len(lengths) != 1:
         raise ValueError(f"the logs have episodes of {sorted(lengths)} env steps; one length can be counted")
-    return sum(training["episodes"].values()) * lengths.pop()
+    before = logged_steps(training["from"]) if "from" in training else 0
+    return sum(training["episodes"].values()) * lengths.pop() + before
 
 
 def shown(curve: list[dict[str, float]]) -> list[dict[str, float]]:

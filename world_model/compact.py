@@ -251,7 +251,7 @@ class CompactWorldModel(FrozenEncoderModel):
         if not self.metadata.latent_changes:
             raise ValueError(
                 "the model does not know how its latents change: train it anew, or see "
-                "wm_plan.world_model.calibration.calibrate_changes; or give objective.whitening=0"
+                "wm_plan.world_model.calibrate_changes; or give objective.whitening=0"
             )
         changes = torch.tensor(self.metadata.latent_changes, device=self.latent_variance.device)
         values, axes = torch.linalg.eigh(changes)
