@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from results_table import print_or_write, table_flags
+from results_table import logged_episodes, print_or_write, table_flags
 
 ROOT = Path(__file__).resolve().parents[1]
 POLICIES, PREDICTORS = ROOT / "planners" / "weights", ROOT / "world_model" / "weights" / "predictors"
@@ -67,8 +67,7 @@ def logged_steps(training: dict[str, Any]) -> int:
     lengths = {log["num_steps"] * log["frame_skip"] for log in training["data"]}
     if len(lengths) != 1:
         raise ValueError(f"the logs have episodes of {sorted(lengths)} env steps; one length can be counted")
-    before = logged_steps(training["from"]) if "from" in training else 0
-    return sum(training["episodes"].values()) * lengths.pop() + before
+    return logged_episodes(training) * lengths.pop()
 
 
 def shown(curve: list[dict[str, float]]) -> list[dict[str, float]]:

@@ -238,18 +238,33 @@ def time_line(results: list[Result]) -> str:
     return f"All of it took {hours:.1f} hours of one core, {physics:.1f} of them for true physics."
 
 
+def trainings(training: dict[str, Any]) -> list[dict[str, Any]]:
+    """What a checkpoint says of its training, and of those that it went on from, the last first."""
+    return [training, *(trainings(training["from"]) if "from" in training else [])]
+
+
+def logged_episodes(training: dict[str, Any]) -> int:
+    """Episodes of all trainings; logs that two of them share count in each."""
+    return sum(sum(each["episodes"].values()) for each in trainings(training))
+
+
+def trained_minutes(training: dict[str, Any]) -> str:
+    """Minutes of all trainings."""
+    return f"{sum(each['seconds'] for each in trainings(training)) / 60:.0f}"
+
+
 def learned_from(rows: list[Result]) -> list[str]:
     """What each world model and each RL policy was trained on, and for how long."""
     lines: dict[str, None] = {}
     for row in rows:
         training = row["settings"].get("training") or {}
         if row["policy"] == "planner" and "episodes" in training:
-            episodes = sum(training["episodes"].values())
+            episodes = logged_episodes(training)
             steps = {recipe["num_steps"] * recipe["frame_skip"] for recipe in training["data"]}
             logged = f" ({episodes * steps.pop():,} env steps)" if len(steps) == 1 else ""
             lines[
                 f"{row['env']}'s world model: {episodes:,} logged episodes{logged}, "
-                f"trained in {training['seconds'] / 60:.0f} min{_trained_on(training)}."
+                f"trained in {trained_minutes(training)} min{_trained_on(training)}."
             ] = None
         if "env_steps" in training and "wall_seconds" in training:
             kind = POLICIES.get(row["policy"], row["policy"])

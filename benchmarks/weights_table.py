@@ -7,7 +7,7 @@ between the markers.
 import json
 from pathlib import Path
 
-from results_table import print_or_write, table_flags
+from results_table import print_or_write, table_flags, trained_minutes
 
 PREDICTORS = Path(__file__).resolve().parents[1] / "world_model" / "weights" / "predictors"
 
@@ -31,12 +31,9 @@ def weights_table() -> str:
         metadata = config["metadata"]
         training, errors = metadata["training"], metadata["open_loop_error"]
         episodes, steps = training["episodes"], len(errors)
-        seconds, before = training["seconds"], training.get("from")
-        while before:  # what it went on from
-            seconds, before = seconds + before["seconds"], before.get("from")
         size = sum(path.stat().st_size for path in (PREDICTORS / task).rglob("*.*")) / 1e6
         lines.append(
-            f"| {task} | {episodes['train']:,} and {episodes['held_out']} | {seconds / 60:.0f} "
+            f"| {task} | {episodes['train']:,} and {episodes['held_out']} | {trained_minutes(training)} "
             f"| {100 * errors[0]:.2f} / {100 * errors[-1]:.2f} "
             f"| {100 * metadata['reach_error_rate']:.1f} | {size:.1f} |"
         )
