@@ -51,6 +51,8 @@ class ControlConfig:
     """Part of held-out moments that are less surprising."""
     num_prior: int = 0
     """Candidates of a plan's first iteration that the model's policy prior proposes; 0 asks for none."""
+    latent_actions: bool = False
+    """Search what the model's action decoder has learned that the logs do, not actions themselves."""
 
     def __post_init__(self) -> None:
         """Check what can be checked without the planner.

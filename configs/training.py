@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from wm_plan.world_model import DecoderConfig, PretrainConfig, PriorConfig, TokenTrainConfig, TrainConfig
+from wm_plan.world_model import (
+    ActionDecoderConfig,
+    DecoderConfig,
+    PretrainConfig,
+    PriorConfig,
+    TokenTrainConfig,
+    TrainConfig,
+)
 
 from .schema import check_minimum
 
@@ -58,6 +65,8 @@ class TrainRun(TrainConfig):
     """What draws latents, with --also decoder or --only decoder."""
     prior: PriorConfig = field(default_factory=PriorConfig)
     """What proposes actions, with --also prior or --only prior."""
+    action_decoder: ActionDecoderConfig = field(default_factory=ActionDecoderConfig)
+    """What decodes latent actions, with --also action_decoder or --only action_decoder."""
 
     data: list[str] = field(default_factory=list)
     """Stores of logged trajectories, all of one task; other formats are converted once, into the cache."""

@@ -7,6 +7,7 @@ from .gcbc import GCBCPolicy, PriorProposals
 from .gradient import GradientConfig, GradientPlanner, Polished
 from .gymnasium_loop import LoopStep, run_in_env
 from .icem import ICEM, ICEMConfig
+from .latent_actions import LatentActions
 from .mpc import MPC
 from .mppi import MPPI, MPPIConfig
 from .objectives import (
@@ -45,6 +46,7 @@ __all__ = [
     "GradientPlanner",
     "ICEM",
     "ICEMConfig",
+    "LatentActions",
     "LoopCounters",
     "LoopStep",
     "MPC",

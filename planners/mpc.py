@@ -16,6 +16,7 @@ from wm_plan.world_model.protocol import WorldModel
 
 from .caution import DEFAULT_THRESHOLD, Caution, OnSurprise
 from .frames import as_frames
+from .latent_actions import LatentActions
 from .objectives import evaluator, members_for, terms_of
 from .protocol import CostFn, Evaluation, Objective, Plan, Planner
 from .seeding import mix
@@ -39,7 +40,8 @@ class MPC:
     Args:
         model: `encode` and `rollout`, and, unless given here, `frame_skip` and `history`. One with a true
             `uses_past` also gets what was executed and sensed: `rollout(..., past_actions=, proprio=)`.
-        planner: any planner; its `action_dim` is the env's, times the actions of a block.
+        planner: any planner; its `action_dim` is the env's, times the actions of a block; or that of
+            `latent_actions`.
         objective: cost of imagined latents.
         replan_every: model steps executed of each plan, at most the planner's horizon.
         frame_skip: env steps a model step lasts; the model's own if None.
@@ -47,6 +49,9 @@ class MPC:
         action_block: how many actions one of a plan's holds, each for an equal share of a model step's env
             steps. True is one for each env step, False one that is held.
         prior: proposes sequences to try: (context (R, T, ...), goal (R, 1, ...)) -> actions (R, M, H, A).
+        latent_actions: what the planner searches in place of actions. Its plans' `actions` are the decoded
+            ones, everything else in them that has to do with actions is of latent ones. A planner's rate
+            limit would be theirs; a prior cannot be asked.
         budget: seconds a plan may take; None for no limit.
         tail: what a shifted warm start ends with.
         imagine: also imagine the latents along the chosen plan (one more rollout of one candidate).
@@ -76,6 +81,7 @@ class MPC:
         history: int | None = None,
         action_block: bool | int = False,
         prior: Callable[[Tensor, Tensor], Tensor] | None = None,
+        latent_actions: LatentActions | None = None,
         budget: float | None = None,
         tail: Tail | str = Tail.hold,
         imagine: bool = True,
@@ -98,18 +104,22 @@ class MPC:
                 f"frame_skip={self.frame_skip}, history={self.history} are not allowed; give 1 or more each"
             )
         block = self.frame_skip if action_block is True else max(1, int(action_block))
-        if self.frame_skip % block or planner.action_dim % block:
+        taken = planner.action_dim if latent_actions is None else latent_actions.action_dim
+        if self.frame_skip % block or taken % block:
             raise ValueError(
                 f"action_block={action_block} needs the env's bounds repeated {block} times, and a frame_skip"
-                f" that is a multiple; {planner.action_dim} bounds and frame_skip={self.frame_skip} are not"
+                f" that is a multiple; {taken} bounds and frame_skip={self.frame_skip} are not"
             )
+        if latent_actions is not None and prior is not None:
+            raise ValueError("a prior proposes actions, and latent_actions are searched; give one of them")
         self.replan_every = replan_every
         self.num_actions = block
         self.prior = prior
         self.budget = budget
         self.tail = Tail(tail)
         self.imagine = imagine
-        self.action_dim = planner.action_dim // block
+        self.latent_actions = latent_actions
+        self.action_dim = taken // block
         rest = None if holding is None else torch.as_tensor(np.asarray(holding, np.float32)).repeat(block)
         self.caution = Caution(model, on_surprise, surprise_threshold, rest)
         self.last_plan: Plan | None = None
@@ -255,7 +265,7 @@ class MPC:
 
         Args:
             elapsed: model steps since the frames that the last plan was made from.
-            prefix: (B, P, A) actions already committed, from those frames on.
+            prefix: (B, P, A) actions in env units already committed, from those frames on.
             previous_action: (B, A) action before them, for the rate limit.
             budget: seconds.
 
@@ -313,7 +323,7 @@ class MPC:
         self._has_plan = torch.zeros(batch_size, dtype=torch.bool)
         self._fresh = torch.ones(batch_size, dtype=torch.bool)
         self._planned = torch.zeros(batch_size, self.planner.horizon, self.planner.action_dim)
-        self._applied = torch.full((batch_size, self.planner.action_dim), torch.nan)
+        self._applied = torch.full((batch_size, self.num_actions * self.action_dim), torch.nan)
         self._last_action = torch.full((batch_size, self.action_dim), torch.nan)
         self._kept: Tensor | None = None
         self._context = torch.empty(0)
@@ -404,22 +414,23 @@ class MPC:
         assert self._goal is not None
         context = self._context[rows]
         goal = self._goal[rows if len(self._goal) > 1 else torch.zeros_like(rows)]
+        searches_actions = self.latent_actions is None
         plan = self.planner.optimize(
-            self._cost_fn(rows, context, goal),
+            self._cost_fn(rows, context, goal, prefix),
             batch_size=len(rows),
             warm_start=self._warm_start(rows),
             budget=budget,
             seed=self._row_seeds(rows),
-            previous_action=previous_action if self.num_actions == 1 else None,
-            prefix=prefix,
+            previous_action=previous_action if self.num_actions == 1 and searches_actions else None,
+            prefix=prefix if searches_actions else None,
             priors=self._priors(rows, context, goal),
         )
-        if self.imagine:
-            with torch.no_grad():
-                one = plan.actions.unsqueeze(1)
-                plan.imagined = self.model.rollout(context, one, **self._told(rows))[:, 0]
         self._planned[rows] = plan.actions.cpu()
         self._keep_elites(rows, plan)
+        if self.imagine or not searches_actions:
+            with torch.no_grad():
+                imagined, actions = self._imagine(rows, context, plan.actions.unsqueeze(1), prefix)
+            plan.imagined, plan.actions = imagined[:, 0] if self.imagine else None, actions[:, 0]
         self._executed[rows] = 0
         self._has_plan[rows] = True
         self._plan_number[rows] += 1
@@ -427,17 +438,27 @@ class MPC:
         self.timings["plan_ms"] = (time.perf_counter() - start) * 1e3
         return plan
 
-    def _cost_fn(self, rows: Tensor, context: Tensor, goal: Tensor) -> CostFn:
+    def _cost_fn(self, rows: Tensor, context: Tensor, goal: Tensor, prefix: Tensor | None = None) -> CostFn:
         evaluate = evaluator(self.objective)
-        told = self._told(rows)
 
-        def cost_fn(actions: Tensor) -> Tensor | Evaluation:
-            if self._rollout_members is not None:
-                members = self._rollout_members(context, actions)
-                return evaluate(members.mean(dim=2), actions, goal, members)
-            return evaluate(self.model.rollout(context, actions, **told), actions, goal)
+        def cost_fn(searched: Tensor) -> Tensor | Evaluation:
+            if self._rollout_members is None:
+                return evaluate(*self._imagine(rows, context, searched, prefix), goal)
+            actions = searched
+            if self.latent_actions is not None:
+                _, actions = self.latent_actions.imagine(context, searched, prefix)
+            members = self._rollout_members(context, actions)
+            return evaluate(members.mean(dim=2), actions, goal, members)
 
         return cost_fn
+
+    def _imagine(
+        self, rows: Tensor, context: Tensor, searched: Tensor, prefix: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Latents along sequences (R, N, H, ...) that the planner searches, and these as actions."""
+        if self.latent_actions is not None:
+            return self.latent_actions.imagine(context, searched, prefix)
+        return self.model.rollout(context, searched, **self._told(rows)), searched
 
     def _row_seeds(self, rows: Tensor) -> list[int]:
         """Seeds of (seed, row, plan number): nothing else of the batch has a say."""
@@ -483,8 +504,12 @@ class MPC:
         self._kept[rows] = plan.elites.cpu()
 
     def _planned_step(self, rows: Tensor) -> Tensor:
-        """The model step that the plans of some rows have come to."""
-        return self._planned[rows, self._executed[rows].clamp(max=self.planner.horizon - 1)]
+        """The action of the model step that the plans of some rows have come to."""
+        planned = self._planned[rows, self._executed[rows].clamp(max=self.planner.horizon - 1)]
+        if self.latent_actions is None:
+            return planned
+        with torch.no_grad():
+            return self.latent_actions.decode(self._context[rows], planned).cpu()
 
     def _next_actions(self) -> Tensor:
         rows = torch.arange(self._batch_size)

@@ -4,6 +4,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .action_decoder import (
+        ActionDecoder,
+        ActionDecoderConfig,
+        load_action_decoder,
+        train_action_decoder,
+    )
     from .compact import CompactWorldModel, load_model
     from .compact_config import CompactConfig
     from .decoder import DecoderConfig, FrameDecoder, load_decoder, train_decoder
@@ -28,6 +34,8 @@ if TYPE_CHECKING:
     from .vjepa2_checkpoint import load_vjepa2_ac
 
 _HOMES = {
+    "ActionDecoder": "action_decoder",
+    "ActionDecoderConfig": "action_decoder",
     "CompactConfig": "compact_config",
     "CompactWorldModel": "compact",
     "DecoderConfig": "decoder",
@@ -56,6 +64,7 @@ _HOMES = {
     "calibrate_changes": "calibration",
     "calibrate_surprise": "calibration",
     "encoder_names": "encoder",
+    "load_action_decoder": "action_decoder",
     "load_decoder": "decoder",
     "load_encoder": "encoder",
     "load_model": "compact",
@@ -65,6 +74,7 @@ _HOMES = {
     "pretrain": "pretraining",
     "push_to_hub": "hub",
     "save_metadata": "metadata",
+    "train_action_decoder": "action_decoder",
     "train_decoder": "decoder",
     "train_prior": "policy_prior",
     "train_token_model": "token_training",
@@ -72,6 +82,8 @@ _HOMES = {
 }
 
 __all__ = [
+    "ActionDecoder",
+    "ActionDecoderConfig",
     "CompactConfig",
     "CompactWorldModel",
     "DecoderConfig",
@@ -100,6 +112,7 @@ __all__ = [
     "calibrate_changes",
     "calibrate_surprise",
     "encoder_names",
+    "load_action_decoder",
     "load_decoder",
     "load_encoder",
     "load_model",
@@ -109,6 +122,7 @@ __all__ = [
     "pretrain",
     "push_to_hub",
     "save_metadata",
+    "train_action_decoder",
     "train_decoder",
     "train_prior",
     "train_token_model",

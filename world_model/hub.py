@@ -66,7 +66,7 @@ def pushed_files(folder: Path) -> list[str]:
         ValueError: the folder holds no world model.
     """
     load_folder(folder, "world-model")
-    parts = ("encoder", "decoder", "prior")
+    parts = ("encoder", "decoder", "prior", "action_decoder")
     inside = [
         file
         for part in parts

@@ -13,6 +13,7 @@ from wm_plan.planners import (
     Disagreement,
     GCBCPolicy,
     GoalDistance,
+    LatentActions,
     PredictedReward,
     PriorProposals,
     RateCost,
@@ -52,7 +53,9 @@ def make_controller(
     device = next(model.parameters()).device
     block = model.metadata.action_block
     bounds = (np.tile(model.action_low, block), np.tile(model.action_high, block))
-    planner = make_planner(planner_name(settings), bounds, settings.planner, device=device)
+    latent_actions = latent_actions_of(model, settings) if settings.control.latent_actions else None
+    searched = bounds if latent_actions is None else latent_actions.space
+    planner = make_planner(planner_name(settings), searched, settings.planner, device=device)
     budget, num_prior = settings.control.budget_ms, settings.control.num_prior
     prior = None
     if num_prior:
@@ -69,6 +72,7 @@ def make_controller(
         planner,
         make_objective(model, settings.objective),
         prior=prior,
+        latent_actions=latent_actions,
         replan_every=settings.control.replan_every,
         action_block=block,
         budget=None if budget is None else budget / 1e3,
@@ -105,6 +109,32 @@ def prior_of(model: CompactWorldModel | TokenWorldModel) -> PolicyPrior:
             "wm-train --data LOGS --out MODEL --only prior"
         )
     return load_prior(model.folder, model)
+
+
+def latent_actions_of(model: CompactWorldModel | TokenWorldModel, config: ControllerConfig) -> LatentActions:
+    """Load the action decoder that lies beside a model, for a planner to search what it decodes.
+
+    Raises:
+        ValueError: there is none, or it is another model's; or a setting that only actions can obey.
+    """
+    from wm_plan.world_model import load_action_decoder
+    from wm_plan.world_model.action_decoder import has_action_decoder
+
+    for name, given in (
+        ("control.num_prior", config.control.num_prior),
+        ("planner.rate_limit", config.planner.rate_limit),
+    ):
+        if given:
+            raise ValueError(f"{name}={given} is not possible with control.latent_actions; give one of them")
+    if model.folder is None or not has_action_decoder(model.folder):
+        raise ValueError(
+            f"no action decoder lies beside the model in {str(model.folder)!r}. Train one: "
+            "wm-train --data LOGS --out MODEL --only action_decoder"
+        )
+    decoder = load_action_decoder(model.folder, model)
+    block = model.metadata.action_block
+    bounds = (np.tile(model.action_low, block), np.tile(model.action_high, block))
+    return LatentActions(decoder, model, bounds, decoder.latent_dim)
 
 
 def make_objective(model: CompactWorldModel | TokenWorldModel, config: ObjectiveConfig) -> Term:

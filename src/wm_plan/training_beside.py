@@ -1,4 +1,4 @@
-"""What wm-train can train beside a model: a decoder that draws its latents, a prior that proposes actions."""
+"""What wm-train can train beside a model: what draws latents, proposes actions, or decodes latent actions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .world_model.weights_io import CONFIG_NAME
 if TYPE_CHECKING:
     from .world_model import CompactWorldModel, TokenWorldModel, TrajectoryStore
 
-BESIDE = ("decoder", "prior")
+BESIDE = ("decoder", "prior", "action_decoder")
 """Their names, which are also those of their folders and of their settings."""
 
 
@@ -51,9 +51,13 @@ def train_beside(
     Raises:
         ValueError: the logs lack what the model sees, or another training is to be resumed.
     """
-    from .world_model import train_decoder, train_prior
+    from .world_model import train_action_decoder, train_decoder, train_prior
 
-    trainers: dict[str, Callable[..., Any]] = {"decoder": train_decoder, "prior": train_prior}
+    trainers: dict[str, Callable[..., Any]] = {
+        "decoder": train_decoder,
+        "prior": train_prior,
+        "action_decoder": train_action_decoder,
+    }
     whole: Any = OmegaConf.to_object(config)
     for name in names:
         on_stage(name)

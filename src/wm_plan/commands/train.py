@@ -58,7 +58,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         type=_beside_names,
         default=[],
         metavar="NAMES",
-        help="train beside the model, too: decoder (draws what is imagined), prior (proposes actions)",
+        help="train beside the model, too: decoder (draws what is imagined), prior (proposes actions), "
+        "action_decoder (latent actions to search)",
     )
     parser.add_argument(
         "--only",
@@ -306,6 +307,8 @@ def _told(held_out: dict[str, dict[str, float]]) -> list[str]:
         "decoder": "  decoder: held-out frames are drawn with {psnr:.1f} dB PSNR"
         " (the usual frame in their place has {usual_psnr:.1f})",
         "prior": "  prior: it tells {explained:.0%} of the variance of held-out actions from where they led",
+        "action_decoder": "  action_decoder: {nats:.1f} nats of a latent action tell {explained:.0%} of the "
+        "variance of held-out actions",
     }
     return [lines[name].format(**numbers) for name, numbers in held_out.items()]
 
