@@ -64,6 +64,7 @@ class ActionNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.latent_shape, self.history, self.action_dim = latent_shape, history, action_dim
+        self.config = config
         self.register_buffer("latent_mean", torch.zeros(latent_shape))
         self.register_buffer("latent_scale", torch.ones(latent_shape))
         self.register_buffer("action_middle", torch.zeros(action_dim))

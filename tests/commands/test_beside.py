@@ -16,10 +16,13 @@ from wm_plan.commands.eval import main as evaluate
 from wm_plan.commands.plan import main as plan
 from wm_plan.commands.train import main as train
 from wm_plan.world_model import (
+    ActionDecoder,
+    ActionDecoderConfig,
     DecoderConfig,
     FrameDecoder,
     PolicyPrior,
     PriorConfig,
+    load_action_decoder,
     load_decoder,
     load_model,
     load_prior,
@@ -33,6 +36,8 @@ SMALL = [
     "decoder.width=16",
     "prior.num_steps=3",
     "prior.width=8",
+    "action_decoder.num_steps=3",
+    "action_decoder.width=8",
 ]
 MOVE = ["--start-state", "0.5,-1.0", "--goal-state", "0.8,-1.2", "--max-steps", "38", "--quiet", *QUICK[:3]]
 
@@ -43,8 +48,9 @@ def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def add_beside(folder: str) -> None:
-    """Put a decoder and a prior that know nothing beside a model."""
+    """Put a decoder, a prior and an action decoder that know nothing beside a model."""
     decoding, cloning = DecoderConfig(image_size=16, width=16), PriorConfig(width=8, depth=1)
+    acting = ActionDecoderConfig(width=8, depth=1, latent_actions=1)
     torch.manual_seed(0)
     decoder = FrameDecoder((4,), decoding)
     decoder.mean_frame.fill_(0.5)
@@ -53,20 +59,37 @@ def add_beside(folder: str) -> None:
     prior = PolicyPrior((4,), 3, 2, cloning)
     shape = {"latent_shape": [4], "history": 3, "action_dim": 2}
     save_beside(prior, Path(folder) / "prior", cloning, settings, **shape, held_out={})
+    latent = ActionDecoder((4,), 3, 2, acting)
+    save_beside(latent, Path(folder) / "action_decoder", acting, settings, **shape, held_out={})
 
 
 @pytest.mark.slow
-def test_both_are_trained_after_the_model_and_later_alone(capsys: pytest.CaptureFixture) -> None:
+def test_all_are_trained_after_the_model_and_later_alone(capsys: pytest.CaptureFixture) -> None:
     make_encoder().save("encoder")
     data = str(write_dots(Path("data")))
     argv = ["--data", data, "--out", "run", "--quiet", "--json", *TINY, *SMALL]
     assert (
-        train([*argv, "--encoder", "encoder", "--steps", "3", "--also", "decoder,prior", "--seed", "4"]) == 0
+        train(
+            [
+                *argv,
+                "--encoder",
+                "encoder",
+                "--steps",
+                "3",
+                "--also",
+                "decoder,prior,action_decoder",
+                "--seed",
+                "4",
+            ]
+        )
+        == 0
     )
     result = json.loads(capsys.readouterr().out)
     assert result["held_out"]["decoder"]["psnr"] > 5
     assert result["held_out"]["prior"]["explained"] < 1
+    assert result["held_out"]["action_decoder"]["nats"] > 0
     model = load_model("run")
+    assert load_action_decoder("run", model).latent_dim == 3
     assert load_decoder("run", model).config.seed == load_prior("run", model).config.seed == 4
     weights, prior = (
         Path("run/model.safetensors").read_bytes(),
@@ -151,3 +174,26 @@ def test_a_prior_stands_beside_the_planner_and_joins_its_search(capfd: pytest.Ca
         ValueError, match=r"control\.num_prior=8 is not allowed; give less than planner\.num_sam"
     ):
         load(model, overrides=[*few, "control.num_prior=8"])
+
+
+def test_latent_actions_are_searched_in_place_of_actions(capfd: pytest.CaptureFixture) -> None:
+    model = untrained("mine")
+    judged = ["--model", model, "--policy", "planner", "--episodes", "2", "--quiet", "--json", *QUICK]
+    judged += ["control.latent_actions=true"]
+    assert evaluate([*judged, "--out", "none"]) == 2
+    assert "no action decoder lies beside the model in 'mine'. Train one: wm-train" in capfd.readouterr().err
+    add_beside(model)
+    assert evaluate([*judged, "--out", "some"]) == 0
+    (row,) = json.loads(capfd.readouterr().out)["rows"]
+    assert row["settings"]["control"]["latent_actions"]
+
+    few = ["planner.num_samples=8", "planner.num_elites=2", "control.latent_actions=true"]
+    controller = load(model, overrides=few)
+    assert controller.planner.action_dim == 1
+    image = np.zeros((32, 32, 3), np.uint8)
+    controller.set_goal(image)
+    action = controller.act({"pixels": image})
+    assert action.shape == (2,) and np.abs(action).max() <= 1
+    for both in ("control.num_prior=5", "planner.rate_limit=0.1"):
+        with pytest.raises(ValueError, match=f"{both} is not possible with control.latent_actions"):
+            load(model, overrides=[*few, both])
