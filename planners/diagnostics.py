@@ -47,8 +47,8 @@ def energy_landscape(
 
     Args:
         cost_fn: as for planners, for a batch of 1.
-        actions: the plan (H, A) around which to look.
-        bounds: of one action.
+        actions: the plan (H, A) around which to look, in the numbers that were searched.
+        bounds: of one of its actions.
         first: (step, action number) along the columns.
         second: (step, action number) along the rows; by default the next action number of the first step or,
             where actions have only one, that of the next step.
@@ -124,7 +124,8 @@ def search_figure(plan: Plan, row: int = 0, most: int = 100) -> Figure:
     if not plan.trace:
         raise ValueError("The plan has no trace; set planner.record = True before optimize")
     last = plan.trace[-1]
-    action_dim = plan.actions.shape[-1]
+    chosen = plan.searched[row].cpu()
+    action_dim = chosen.shape[-1]
     figure = Figure(figsize=(4 + 3 * action_dim, 4), layout="constrained")
     course, *panels = figure.subplots(1, action_dim + 1)
     iterations = np.arange(1, len(plan.cost_per_iteration) + 1)
@@ -143,9 +144,10 @@ def search_figure(plan: Plan, row: int = 0, most: int = 100) -> Figure:
             elites = last.candidates[row, last.elites[row]]
             best = axes.plot(elites[:most, :, number].T.cpu(), color="tab:orange", linewidth=0.7)
             named["elites"] = best[0]
-        named["chosen"] = axes.plot(plan.actions[row, :, number].cpu(), color="black", linewidth=2)[0]
+        named["chosen"] = axes.plot(chosen[:, number], color="black", linewidth=2)[0]
         axes.set_xlabel("model step")
-        axes.set_title(f"action {number}, last iteration")
+        kind = "action" if plan.latent_actions is None else "latent action"
+        axes.set_title(f"{kind} {number}, last iteration")
         if number == 0:
             axes.legend(named.values(), named.keys(), fontsize="small")
     return figure

@@ -430,7 +430,9 @@ class MPC:
         if self.imagine or not searches_actions:
             with torch.no_grad():
                 imagined, actions = self._imagine(rows, context, plan.actions.unsqueeze(1), prefix)
-            plan.imagined, plan.actions = imagined[:, 0] if self.imagine else None, actions[:, 0]
+            plan.imagined = imagined[:, 0] if self.imagine else None
+            if not searches_actions:
+                plan.latent_actions, plan.actions = plan.actions, actions[:, 0]
         self._executed[rows] = 0
         self._has_plan[rows] = True
         self._plan_number[rows] += 1

@@ -76,10 +76,17 @@ class Plan:
     """Constraint violation of the chosen sequence; None where the cost function reports none."""
     elites: Shaped[Tensor, "batch elite step action"] | None = None
     """Sequences worth trying again in the next plan (planners with `keep_elites`)."""
+    latent_actions: Shaped[Tensor, "batch step number"] | None = None
+    """What `actions` were decoded from, where latent actions were searched; set by `MPC`."""
     imagined: Tensor | None = None
     """Latents (B, H, ...) imagined along `actions`; set by `MPC`."""
     trace: list[Trace] = field(default_factory=list)
     """What every iteration tried; empty unless the planner's `record` is set."""
+
+    @property
+    def searched(self) -> Shaped[Tensor, "batch step number"]:
+        """The chosen sequence in the numbers that the planner searched: actions, or latent ones."""
+        return self.actions if self.latent_actions is None else self.latent_actions
 
 
 @runtime_checkable

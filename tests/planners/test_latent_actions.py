@@ -6,6 +6,7 @@ import torch
 
 from tests.worlds import UNIT_BOX, PointEnv, PointWorld, picture
 from wm_plan.planners import MPC, GoalDistance, LatentActions, PriorProposals, RealTimeMPC, make_planner
+from wm_plan.planners.diagnostics import energy_landscape
 
 SPEED = 0.2
 
@@ -66,12 +67,17 @@ def test_a_plan_holds_what_is_decoded_and_its_first_action_is_done() -> None:
     controller.set_goal(picture([0.5, 0.2]))
     action = controller.act({"pixels": picture([0.0, 0.0])})
     plan = controller.last_plan
-    assert plan is not None and plan.actions.shape == (1, 5, 2) and plan.mean.shape == (1, 5, 1)
+    assert plan is not None and plan.actions.shape == (1, 5, 2) and plan.searched.shape == (1, 5, 1)
     assert action.shape == (2,) and np.abs(action).max() <= 1
     np.testing.assert_allclose(action, plan.actions[0, 0], atol=1e-6)
     assert controller.latent is not None
     places = controller.latent[0] + SPEED * plan.actions[0].cumsum(dim=0)
     np.testing.assert_allclose(plan.imagined[0], places, atol=1e-5)
+    landscape = energy_landscape(
+        controller.cost_fn(), plan.searched[0], controller.planner.bounds, resolution=3
+    )
+    assert landscape.chosen == tuple(plan.searched[0, :2, 0].tolist())
+    assert landscape.cost.min() < landscape.cost.max()
 
 
 def test_the_search_reaches_the_goal_through_what_it_decodes() -> None:

@@ -269,7 +269,7 @@ class _SearchPictures:
         assert plan is not None
         self._plan = plan
         self._landscape = energy_landscape(
-            self._controller.cost_fn(), plan.actions[0].cpu(), self._planner.bounds
+            self._controller.cost_fn(), plan.searched[0].cpu(), self._planner.bounds
         )
 
     def write(self, folder: Path) -> list[str]:
