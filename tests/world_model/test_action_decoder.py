@@ -1,21 +1,19 @@
 """The action decoder: it goes on as the logs do, belongs to one model, and changes nothing of it."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from tests.dot_world import RECIPE, draw_dots, write_dots
+from tests.dot_world import RECIPE, draw_dots
 from tests.world_model.test_policy_prior import MODELS, make_dots
 from wm_plan.planners import LatentActions
 from wm_plan.world_model import TrajectoryStore
 from wm_plan.world_model.action_decoder import (
     ActionDecoder,
     ActionDecoderConfig,
-    has_action_decoder,
     load_action_decoder,
     train_action_decoder,
 )
@@ -70,27 +68,6 @@ def test_what_is_decoded_is_inside_the_bounds() -> None:
         actions = latent.decode(1000 * torch.randn(50, 1, 4), torch.randn(50, 1)).double().numpy()
     assert (actions >= low).all() and (actions <= high).all()
     assert actions.min() < -0.29 and actions.max() > 0.69
-
-
-def test_a_stopped_training_resumes_to_the_same_bits(tmp_path: Path) -> None:
-    model, store = make_dots(), TrajectoryStore(write_dots(tmp_path / "data"))
-    config = make_config(save_every=4, log_every=3)
-    train_action_decoder(model, store, tmp_path / "whole", config)
-
-    def stop(done: int, total: int, metrics: dict[str, float]) -> None:
-        if metrics and done >= 6:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        train_action_decoder(model, store, tmp_path / "stopped", config, progress=stop)
-    assert not has_action_decoder(tmp_path / "stopped")
-    train_action_decoder(model, store, tmp_path / "stopped", config, resume=True)
-    whole, stopped = (tmp_path / run / "action_decoder" / "model.safetensors" for run in ("whole", "stopped"))
-    assert whole.read_bytes() == stopped.read_bytes()
-    with pytest.raises(ValueError, match="was trained with latent_actions 1, not 2"):
-        train_action_decoder(
-            model, store, tmp_path / "stopped", replace(config, latent_actions=2), resume=True
-        )
 
 
 @pytest.mark.parametrize(("name", "given"), [("latent_actions", 0), ("kl_weight", 0.0), ("limit", -1.0)])

@@ -1,7 +1,6 @@
 """The decoder: it draws what a latent shows, belongs to one model, and changes nothing of it."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -49,26 +48,6 @@ def test_drawn_frames_show_what_was_seen(kind: str, tmp_path: Path) -> None:
     assert np.linalg.norm(brightest(drawn[0]) - positions, axis=1).mean() < 0.1
     error = json.loads((tmp_path / "run" / "decoder" / "config.json").read_text())["held_out"]
     assert error["drawn"] < 0.5 * error["usual"]
-
-
-def test_a_stopped_training_resumes_to_the_same_bits(tmp_path: Path) -> None:
-    model, store = make_tokens(), TrajectoryStore(write_dots(tmp_path / "data"))
-    config = make_config(save_every=4, log_every=3)
-    train_decoder(model, store, tmp_path / "whole", config)
-
-    def stop(done: int, total: int, metrics: dict[str, float]) -> None:
-        if done >= 6:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        train_decoder(model, store, tmp_path / "stopped", config, progress=stop)
-    assert not has_decoder(tmp_path / "stopped")
-    train_decoder(model, store, tmp_path / "stopped", config, resume=True)
-    for name in ("model.safetensors", "metrics.jsonl"):
-        whole, stopped = ((tmp_path / run / "decoder" / name).read_bytes() for run in ("whole", "stopped"))
-        assert whole == stopped
-    with pytest.raises(ValueError, match="was trained with width 32, not 16"):
-        train_decoder(model, store, tmp_path / "stopped", replace(config, width=16), resume=True)
 
 
 def test_a_decoder_belongs_to_the_model_that_it_was_trained_for(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """The policy prior: it clones what led to goals, belongs to one model, and changes nothing of it."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from tests.world_model.test_compact import make_model as make_compact
 from tests.world_model.test_token_model import make_model as make_tokens
 from wm_plan.planners import PriorProposals
 from wm_plan.world_model import TrajectoryStore
-from wm_plan.world_model.policy_prior import PolicyPrior, PriorConfig, has_prior, load_prior, train_prior
+from wm_plan.world_model.policy_prior import PolicyPrior, PriorConfig, load_prior, train_prior
 from wm_plan.world_model.store_writer import StoreWriter
 
 
@@ -87,26 +86,6 @@ def test_its_proposals_go_through_the_imagination_of_both_families(kind: str) ->
     following = model.rollout(context, proposed[:, :1, :1])[:, 0]
     later = torch.cat([context[:, 1:], following], dim=1)
     torch.testing.assert_close(proposed[:, 0, 1], prior(later, context[:, -1])[0], atol=1e-4, rtol=0)
-
-
-def test_a_stopped_training_resumes_to_the_same_bits(tmp_path: Path) -> None:
-    model, store = make_dots(), TrajectoryStore(write_dots(tmp_path / "data"))
-    config = make_config(save_every=4, log_every=3)
-    train_prior(model, store, tmp_path / "whole", config)
-
-    def stop(done: int, total: int, metrics: dict[str, float]) -> None:
-        if metrics and done >= 6:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        train_prior(model, store, tmp_path / "stopped", config, progress=stop)
-    assert not has_prior(tmp_path / "stopped")
-    train_prior(model, store, tmp_path / "stopped", config, resume=True)
-    for name in ("model.safetensors", "metrics.jsonl"):
-        whole, stopped = ((tmp_path / run / "prior" / name).read_bytes() for run in ("whole", "stopped"))
-        assert whole == stopped
-    with pytest.raises(ValueError, match="was trained with depth 2, not 3"):
-        train_prior(model, store, tmp_path / "stopped", replace(config, depth=3), resume=True)
 
 
 def test_it_belongs_to_the_latents_that_it_was_trained_on(tmp_path: Path) -> None:
