@@ -37,6 +37,8 @@ log.tried_push_t      := --env push_t --episodes 1200 --steps 60 --seed 500 --po
 # Arms: what a search tries with them is nothing that a script would do.
 tried := --episodes 2500 --steps 60 --seed 100 --policy scripted:bursts=0.08
 log.pusher            := --env pusher $(tried)
+# Without bursts, for what a script does next: latent actions are learned from these alone.
+log.plain_pusher      := --env pusher --episodes 2000 --steps 60 --seed 400
 log.cube_push         := --env cube_push $(tried)
 log.renderer_reacher  := --env reacher --episodes 240 --seed 300 --varied renderer
 LOGS := $(patsubst log.%,%,$(filter log.%,$(.VARIABLES)))
@@ -44,7 +46,7 @@ LOGS := $(patsubst log.%,%,$(filter log.%,$(.VARIABLES)))
 # What a task's predictor is trained on (varied_TASK where nothing else is said), and its settings.
 logs.reacher   := reacher varied_reacher renderer_reacher
 logs.push_t_base := push_t varied_push_t
-logs.pusher    := pusher varied_pusher
+logs.pusher_base := pusher varied_pusher
 logs.cube_push := cube_push varied_cube_push
 settings.two_room := distance.num_steps=15000
 settings.cartpole := proprio=true
@@ -53,7 +55,7 @@ by_arm := $(pushed) model.keypoints=16 model.latent_dim=12
 settings.push_t_base := $(pushed) model.keypoints=32 model.latent_dim=16 num_steps=2000 num_predictor_steps=3000
 # What ships was trained with --device cuda: 8 minutes. A core needs some two hours.
 settings.cube_push := $(by_arm) num_steps=4000 num_predictor_steps=8000
-settings.pusher    := $(by_arm) num_steps=2000 num_predictor_steps=6000
+settings.pusher_base := $(by_arm) num_steps=2000 num_predictor_steps=6000
 
 logs_of = $(or $(logs.$(1)),varied_$(1))
 manifests = $(1:%=$(DATA)/%/manifest.json)
@@ -77,14 +79,14 @@ train-all: encoder predictors baselines
 # Predictors, each with its decoder and its policy prior (GCBC) beside it.
 predictors: $(TASKS:%=$(RUNS)/%/model.safetensors)
 
-BASES := $(TASKS:push_t=push_t_base)
+BASES := $(patsubst pusher,pusher_base,$(patsubst push_t,push_t_base,$(TASKS)))
 
 $(BASES:%=$(RUNS)/%/model.safetensors): $(RUNS)/%/model.safetensors: \
   $$(call manifests,$$(call logs_of,$$*)) $(RUNS)/encoder/model.safetensors
 	$(BIN)/wm-train --data $(addprefix $(DATA)/,$(call logs_of,$*)) --encoder $(RUNS)/encoder --out $(@D) \
 	  --also decoder,prior $(settings.$*)
 
-# push_t's predictor goes on over more logs, on the latents of the base: first single steps, then rollouts.
+# Predictors of push_t and pusher go on over more logs, on the latents of a base: first single steps, then rollouts.
 FURTHER := num_steps=0 huber_beta=0.1
 STEPS_LOGS := push_t_a push_t_b varied_push_t
 ROLLOUTS_LOGS := push_t_a push_t_b tried_push_t varied_push_t
@@ -97,6 +99,19 @@ $(RUNS)/push_t/model.safetensors: $(call manifests,$(ROLLOUTS_LOGS)) $(RUNS)/pus
 	$(BIN)/wm-train --from $(RUNS)/push_t_steps --data $(ROLLOUTS_LOGS:%=$(DATA)/%) --out $(@D) $(FURTHER) \
 	  predictor_rollout_steps=8 predictor_batch_size=256 learning_rate=1e-3 num_predictor_steps=8000
 	cp -r $(RUNS)/push_t_base/decoder $(RUNS)/push_t_base/prior $(@D)
+
+PUSHER_LOGS := pusher plain_pusher varied_pusher
+
+$(RUNS)/pusher_steps/model.safetensors: $(call manifests,$(PUSHER_LOGS)) $(RUNS)/pusher_base/model.safetensors
+	$(BIN)/wm-train --from $(RUNS)/pusher_base --data $(PUSHER_LOGS:%=$(DATA)/%) --out $(@D) $(FURTHER) \
+	  predictor_rollout_steps=1 predictor_batch_size=512 learning_rate=2e-3 num_predictor_steps=7000
+
+$(RUNS)/pusher/model.safetensors: $(call manifests,$(PUSHER_LOGS)) $(RUNS)/pusher_steps/model.safetensors
+	$(BIN)/wm-train --from $(RUNS)/pusher_steps --data $(PUSHER_LOGS:%=$(DATA)/%) --out $(@D) $(FURTHER) \
+	  predictor_rollout_steps=8 predictor_batch_size=256 learning_rate=5e-4 num_predictor_steps=2500
+	cp -r $(RUNS)/pusher_base/decoder $(RUNS)/pusher_base/prior $(@D)
+	$(BIN)/wm-train --data $(DATA)/plain_pusher --out $(@D) --only action_decoder action_decoder.num_steps=6000 \
+	  action_decoder.latent_actions=4 action_decoder.kl_weight=0.004
 
 # Reinforcement learning, from state and from the latents of the task's predictor (docs/baselines.md).
 baselines: $(RL_TASKS:%=$(RUNS)/rl_%/model.safetensors) $(RL_TASKS:%=$(RUNS)/rl_%_latent/model.safetensors)
