@@ -43,6 +43,11 @@ class ActionBounds:
         """Numbers in one action."""
         return self.low.numel()
 
+    def clamp(self, actions: Float[Tensor, "... action"]) -> Float[Tensor, "... action"]:
+        """Move actions inside, wherever they are computed."""
+        low, high = self.low.to(actions.device), self.high.to(actions.device)
+        return torch.minimum(torch.maximum(actions, low), high)
+
 
 class SequenceLimits:
     """Projects flat action sequences (B, N, H * A) into bounds and rate limits, in place.

@@ -64,12 +64,11 @@ class PriorProposals:
         rows, count = len(context), self.num_sequences
         latents = context.repeat_interleave(count, dim=0)
         wanted = goal[:, 0].repeat_interleave(count, dim=0)
-        low, high = self.bounds.low.to(latents.device), self.bounds.high.to(latents.device)
         taken: list[Tensor] = []
         for step in range(self.horizon):
             mean, std = self.policy(latents, wanted)
             noise = self._noise(step, mean.shape[1]).to(mean).repeat(rows, 1)
-            taken.append(torch.minimum(torch.maximum(mean + std * noise, low), high))
+            taken.append(self.bounds.clamp(mean + std * noise))
             if step + 1 < self.horizon:
                 following = self.model.rollout(latents, taken[-1][:, None, None])[:, 0]
                 latents = torch.cat([latents[:, 1:], following], dim=1)

@@ -58,9 +58,7 @@ class LatentActions:
         self, context: Float[Tensor, "row step ..."], latent_action: Float[Tensor, "row number"]
     ) -> Float[Tensor, "row action"]:
         """Actions in env units, inside the bounds."""
-        actions = self._decode(context, latent_action.to(context.device))
-        low, high = self.bounds.low.to(actions.device), self.bounds.high.to(actions.device)
-        return torch.minimum(torch.maximum(actions, low), high)
+        return self.bounds.clamp(self._decode(context, latent_action.to(context.device)))
 
     def imagine(
         self,

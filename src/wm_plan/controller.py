@@ -51,8 +51,7 @@ def make_controller(
     """
     settings: Any = OmegaConf.to_object(config) if isinstance(config, DictConfig) else config
     device = next(model.parameters()).device
-    block = model.metadata.action_block
-    bounds = (np.tile(model.action_low, block), np.tile(model.action_high, block))
+    bounds = _bounds(model)
     latent_actions = latent_actions_of(model, settings) if settings.control.latent_actions else None
     searched = bounds if latent_actions is None else latent_actions.space
     planner = make_planner(planner_name(settings), searched, settings.planner, device=device)
@@ -74,7 +73,7 @@ def make_controller(
         prior=prior,
         latent_actions=latent_actions,
         replan_every=settings.control.replan_every,
-        action_block=block,
+        action_block=model.metadata.action_block,
         budget=None if budget is None else budget / 1e3,
         on_surprise=settings.control.on_surprise,
         surprise_threshold=settings.control.surprise_threshold,
@@ -83,15 +82,19 @@ def make_controller(
     )
 
 
+def _bounds(model: CompactWorldModel | TokenWorldModel) -> tuple[np.ndarray, np.ndarray]:
+    """Lowest and highest numbers of all actions of a model step."""
+    block = model.metadata.action_block
+    return np.tile(model.action_low, block), np.tile(model.action_high, block)
+
+
 def make_gcbc(model: CompactWorldModel | TokenWorldModel) -> GCBCPolicy:
     """Give the policy prior beside a model as a policy of its own: `set_goal` and `act`, without any search.
 
     Raises:
         ValueError: there is no prior beside the model.
     """
-    block = model.metadata.action_block
-    bounds = (np.tile(model.action_low, block), np.tile(model.action_high, block))
-    return GCBCPolicy(model, prior_of(model), bounds, action_block=block)
+    return GCBCPolicy(model, prior_of(model), _bounds(model), action_block=model.metadata.action_block)
 
 
 def prior_of(model: CompactWorldModel | TokenWorldModel) -> PolicyPrior:
@@ -132,9 +135,7 @@ def latent_actions_of(model: CompactWorldModel | TokenWorldModel, config: Contro
             "wm-train --data LOGS --out MODEL --only action_decoder"
         )
     decoder = load_action_decoder(model.folder, model)
-    block = model.metadata.action_block
-    bounds = (np.tile(model.action_low, block), np.tile(model.action_high, block))
-    return LatentActions(decoder, model, bounds, decoder.latent_dim)
+    return LatentActions(decoder, model, _bounds(model), decoder.latent_dim)
 
 
 def make_objective(model: CompactWorldModel | TokenWorldModel, config: ObjectiveConfig) -> Term:
